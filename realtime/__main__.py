@@ -10,8 +10,8 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import structlog
-
 from ledger.embedded_postgres import EmbeddedPostgresError, embedded_postgres
+
 from ledger.migrations import migrate_up
 from realtime import config, embedded
 from realtime.adapters import logs

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 
     agora_app_id: Hex32 = DEVELOPMENT_AGORA_APP_ID
     agora_app_certificate: Hex32 = DEVELOPMENT_AGORA_CERTIFICATE
-    agora_token_version: Literal["006", "007"] = "007"
+    agora_token_version: Literal["006", "007"] = "007"  # noqa: S105
     agora_customer_id: str | None = None
     agora_customer_secret: str | None = None
     agora_api_base: HttpUrl = "https://api.agora.io"

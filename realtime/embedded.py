@@ -114,7 +114,7 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def stripe(data: Path = DATA) -> Iterator[str]:
-    """A stand-in for Stripe's API on a free port of 127.0.0.1; answers its base URL. It forgets everything at its end."""
+    """A stand-in for Stripe's API on a free port of 127.0.0.1; answers its base URL. It forgets all at its end."""
     data.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

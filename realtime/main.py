@@ -145,7 +145,7 @@ async def run_web(settings: Settings) -> None:
             redis_url=settings.redis_url,
             allowed_origins="*" if "*" in settings.allowed_origins else settings.allowed_origins,
             instance_id=instance_id,
-            on_gap=lambda: sockets.send_snapshots(),
+            on_gap=lambda: sockets.send_snapshots(),  # noqa: PLW0108  (built below)
         )
         core = build_core(settings, instance_id, sio, db, redis_client, http_client)
         authenticator = Authenticator(

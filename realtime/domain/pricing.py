@@ -25,7 +25,7 @@ def split(tokens: int, fee_percent: int) -> Split:
 
 
 def used_tokens(rate_tokens_per_period: int, period_s: int, used_s: float) -> int:
-    """The price of `used_s` seconds of one period: whole seconds and whole tokens, both rounded up, at most the rate."""
+    """The price of `used_s` seconds of one period: whole seconds and tokens, both rounded up, at most the rate."""
     whole_seconds = min(period_s, max(0, -int(-used_s // 1)))
     return -(-rate_tokens_per_period * whole_seconds // period_s)
 

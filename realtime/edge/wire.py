@@ -1,4 +1,4 @@
-"""Payloads coming in, and the shapes of those going out. What does not fit is `invalid_payload`, and nothing else happens.
+"""Payloads coming in, and cursors. What does not fit is `invalid_payload`, and nothing else happens.
 
 Incoming models are strict: no field unknown, no type guessed, no string beyond its length.
 """

@@ -1,8 +1,8 @@
 """Who is still there: ends calls one side of which has had no tab anywhere for the reconnect grace.
 
-Each instance walks all live calls in pages, page by page, and notes in the call's row since when a side has been gone,
-or that it is back. A call past the grace is asked about once more before it ends. While Redis cannot be asked, nobody is
-taken for gone: an unanswered question is not an absence.
+Each instance walks all live calls page by page, and notes in the call's row since when a side has been gone, or that it
+is back. A call past the grace is asked about once more before it ends. While Redis cannot be asked, nobody is taken for
+gone: an unanswered question is not an absence.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
+from ledger.journals import Journal, Leg
 
 from ledger import store
-from ledger.journals import Journal, Leg
 from realtime.adapters import calls_store
 from realtime.adapters.identifiers import new_id
 from realtime.adapters.limiter import Limiter

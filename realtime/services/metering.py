@@ -2,8 +2,8 @@
 
 Each round asks PostgreSQL for one batch of due calls nobody else holds (`FOR UPDATE SKIP LOCKED`); the same statement
 debits them, advances their clocks and answers what there is to tell. Rounds follow at once while batches come back
-full or a call is several periods behind; then the meter sleeps until the next period starts, at most `IDLE_S`, so that a
-call somebody else's meter was killed over is picked up long before its token runs out.
+full or a call is several periods behind; then the meter sleeps until the next period starts, at most `IDLE_S`, so that
+a call somebody else's meter was killed over is picked up long before its token runs out.
 """
 
 from __future__ import annotations
