@@ -179,6 +179,7 @@ def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer) -> w
         *http.health_routes({"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, sio)}),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
+        *http.grant_routes(core.wallets),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))

