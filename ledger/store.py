@@ -134,3 +134,9 @@ def _database_text(journal: Journal) -> tuple[str | None, str]:
 def _bigint(number: int) -> int:
     """What is beyond bigint stays beyond every amount and account there is."""
     return max(-BIGINT_MAX, min(BIGINT_MAX, number))
+
+
+async def account_id(conn: Connection, owner_id: str, kind: str) -> int | None:
+    """The id of the owner's account; None while it does not exist."""
+    found: int | None = await conn.fetchval(SQL["account_id"], owner_id, kind)
+    return found

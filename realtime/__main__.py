@@ -14,7 +14,6 @@ import structlog
 from ledger import migrations
 from ledger.database_url import BadDatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-
 from realtime import config, embedded
 from realtime.adapters import logs
 from realtime.config import Settings

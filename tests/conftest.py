@@ -98,4 +98,5 @@ def _server(url: str) -> psycopg.Connection:
 def _with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
+
 pytest_plugins = ["tests.servers"]

@@ -83,9 +83,7 @@ async def active_calls(
                 VALUES ($1, $2, $3, 'r', 'active', $4::bigint, $4::bigint / 5, 20, $5, $6, false, $7, $8, $9, $9, $9, $9)""",
                 call_id, caller, callee, rate, period_s, grace_s, wallet_id, earnings_id, started_at,
             )  # fmt: skip
-            await conn.execute(
-                "INSERT INTO live_parties VALUES ($1, $3), ($2, $3)", caller, callee, call_id
-            )
+            await conn.execute("INSERT INTO live_parties VALUES ($1, $3), ($2, $3)", caller, callee, call_id)
             ids.append(call_id)
     return ids
 

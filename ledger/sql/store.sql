@@ -37,3 +37,6 @@ ORDER BY e.journal_id DESC LIMIT $3;
 
 -- name: audit
 SELECT ledger_audit($1, $2, $3, $4::text::jsonb);
+
+-- name: account_id
+SELECT id FROM accounts WHERE owner_id = $1 AND kind = $2;

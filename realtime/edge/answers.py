@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ledger.journals import HistoryEntry
 from pydantic import BaseModel
 
+from ledger.journals import HistoryEntry
 from realtime.domain.call import Account
 from realtime.services.pushes import iso
 

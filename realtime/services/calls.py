@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from ledger.journals import Journal, Outcome, TransactionType, credit, debit
 
 from ledger import store
+from ledger.journals import Journal, Outcome, TransactionType, credit, debit
 from realtime.adapters import calls_store
 from realtime.adapters.identifiers import new_id
 from realtime.adapters.limiter import Limiter
@@ -177,9 +177,7 @@ class Calls:
         settings = self._settings
         async with self._db.begin() as conn:
             rate = await calls_store.rate_of(conn, callee_id, settings.default_rate_tokens_per_period)
-            wallet_id, earnings_id = await store.ensure_accounts(
-                conn, [(caller_id, "wallet"), (callee_id, "earnings")]
-            )
+            wallet_id, earnings_id = await store.ensure_accounts(conn, [(caller_id, "wallet"), (callee_id, "earnings")])
             if (await store.balance(conn, caller_id, "wallet")).balance < rate:
                 raise errors.InsufficientFunds
             call = await calls_store.insert(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from ledger.journals import HistoryEntry, Journal, Outcome, TransactionType, credit, debit
 
 from ledger import store
+from ledger.journals import HistoryEntry, Journal, Outcome, TransactionType, credit, debit
 from realtime.adapters import calls_store
 from realtime.domain import errors
 from realtime.domain.call import Account

@@ -53,7 +53,9 @@ async def assert_once_for_each_period(conn: Any, calls: int, periods: int) -> No
     keys = {row[0] for row in await conn.fetch("SELECT idempotency_key FROM journals WHERE type = 'call_debit'")}
     assert keys == {f"call:{row['id']}:{period}" for row in rows for period in range(1, periods + 1)}
     spent = calls * periods * rows[0]["rate"]
-    totals = dict(await conn.fetch("SELECT kind, sum(balance)::bigint FROM accounts WHERE unit = 'TOKEN' GROUP BY kind"))
+    totals = dict(
+        await conn.fetch("SELECT kind, sum(balance)::bigint FROM accounts WHERE unit = 'TOKEN' GROUP BY kind")
+    )
     assert totals["earnings"] + totals["platform_revenue"] == spent
     assert totals["wallet"] + spent == totals["granted_tokens"]
 
