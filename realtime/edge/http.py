@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 
@@ -20,8 +21,8 @@ from realtime.services.wallets import Wallets
 def call_routes(calls: Calls) -> list[Route]:
     async def listing(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, wire.UUID)
-        page = await calls.history(asked.caller.user_id, after, limit + 1)  # type: ignore[arg-type]
+        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, UUID)
+        page = await calls.history(asked.caller.user_id, after, limit + 1)
         more = len(page) > limit
         cursor = wire.encode_cursor(page[limit - 1].created_at.isoformat(), page[limit - 1].id) if more else None
         return Answer({"items": [pushes.call_payload(call) for call in page[:limit]], "nextCursor": cursor})
@@ -42,7 +43,7 @@ def call_routes(calls: Calls) -> list[Route]:
 
 def _call_id(asked: Asked) -> Any:
     try:
-        return wire.UUID(asked.path["callId"])
+        return UUID(asked.path["callId"])
     except ValueError:
         raise NotFound("there is no such call") from None
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import socketio
 import structlog
 
-from realtime.domain.errors import Unauthenticated, Unavailable
+from realtime.domain.errors import InvalidPayload, Unauthenticated, Unavailable
 from realtime.domain.transitions import Status
 from realtime.domain.trust import Identity
 from realtime.edge import wire
@@ -122,7 +122,7 @@ class Sockets:
                 if tab is None or (not still_valid(tab.identity) and name != "auth:renew"):
                     raise Unauthenticated("the token has expired")
                 if len(data) > 1:
-                    raise wire.InvalidPayload("one object is expected")
+                    raise InvalidPayload("one object is expected")
                 payload = wire.parse(event.payload, data[0] if data else {})
                 return {"ok": True} | await event.handle(self, tab, payload)
             except Exception as error:

@@ -24,7 +24,7 @@ from realtime.adapters.limiter import Limiter
 from realtime.adapters.presence import Presence
 from realtime.config import BillingRounding, Settings
 from realtime.domain import errors
-from realtime.domain.call import Account, Call, Decision, Effect, Role, Terms, decide, end_event_for, settlement
+from realtime.domain.call import Call, Decision, Effect, Role, Terms, decide, end_event_for, settlement
 from realtime.domain.transitions import Event, Status
 from realtime.domain.trust import Identity
 from realtime.services import pushes
@@ -302,7 +302,7 @@ class Calls:
         if posting.outcome is not Outcome.POSTED:
             log.error("call not settled", call_id=call_id, outcome=posting.outcome)
             return call
-        after = {leg.account_id: Account(leg.balance, leg.version) for leg in posting.legs}
+        after = {leg.account_id: pushes.account_after(leg) for leg in posting.legs}
         course.news += pushes.wallet_changed(
             call.caller_id, after[wallet_id], delta=back.tokens, reason="call_refund", callId=call_id
         )
