@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import aiohttp
@@ -24,10 +24,14 @@ from realtime.adapters.presence import Presence
 from realtime.adapters.transactions import Database
 from realtime.config import Settings
 from realtime.domain.call import Call
-from realtime.edge import http, routes
+from realtime.edge import bff, documents, http, routes
 from realtime.edge.authentication import Authenticator
+from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
 from realtime.edge.middlewares import middlewares
+from realtime.edge.pages import Pages
+from realtime.edge.routes import Route
+from realtime.edge.security_headers import security_headers
 from realtime.edge.sockets import Sockets
 from realtime.fanout import FanoutServer, serve
 from realtime.services.attendance import Attendance
@@ -59,6 +63,7 @@ class Core:
     meter: Meter
     attendance: Attendance
     wallets: Wallets
+    csp_reports: CspReports
 
 
 def new_instance_id() -> str:
@@ -118,6 +123,7 @@ def build_core(
             db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
         ),
         wallets=Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
+        csp_reports=CspReports(lambda _directive, _disposition: None),
     )
 
 
@@ -152,6 +158,7 @@ async def run_web(settings: Settings) -> None:
             verifier_of(settings, _fetch_json(http_client)),
             Sessions(redis_client),
             secure_cookies=settings.production,
+            allowed_origins=settings.allowed_origins,
         )
         sockets = Sockets(
             sio, authenticator=authenticator, calls=core.calls, wallets=core.wallets, attendance=core.attendance
@@ -174,17 +181,46 @@ async def run_web(settings: Settings) -> None:
 
 def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer) -> web.Application:
     settings = core.settings
-    app = web.Application(middlewares=middlewares(settings), client_max_size=routes.MAX_BODY_BYTES)
+    app = web.Application(
+        middlewares=[*middlewares(settings), Pages().middleware], client_max_size=routes.MAX_BODY_BYTES
+    )
+    app.on_response_prepare.append(security_headers(settings))
+    routes.mount(app, route_table(core, authenticator, sio), authenticator)
+    return app
+
+
+def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> list[Route]:
+    """Every HTTP route of this server, those of its documents included."""
+    settings = core.settings
     table = [
         *http.health_routes({"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, sio)}),
+        *bff.session_routes(settings, authenticator, sio.disconnect),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
         *http.grant_routes(core.wallets),
+        *core.csp_reports.routes(),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))
-    routes.mount(app, table, authenticator)
-    return app
+    return table + documents.document_routes(table, secure_cookies=authenticator.secure_cookies)
+
+
+class _Unbuilt:
+    """Stands for a service while only the documents are made: the rows refer to services and call none."""
+
+    def __getattr__(self, _name: str) -> _Unbuilt:
+        return self
+
+
+def document(settings: Settings, kind: str) -> str:
+    """The OpenAPI or AsyncAPI document of a server with these settings, without building one."""
+    if kind == "asyncapi":
+        return documents.text_of(documents.asyncapi())
+    unbuilt: Any = _Unbuilt()
+    parts = {part.name: unbuilt for part in fields(Core)} | {"settings": settings, "csp_reports": CspReports(unbuilt)}
+    authenticator = Authenticator(unbuilt, unbuilt, secure_cookies=settings.production)
+    table = route_table(Core(**parts), authenticator, unbuilt)
+    return documents.text_of(documents.openapi(table, secure_cookies=settings.production))
 
 
 @asynccontextmanager
