@@ -10,9 +10,10 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import structlog
-from ledger.embedded_postgres import EmbeddedPostgresError, embedded_postgres
 
-from ledger.migrations import migrate_up
+from ledger import migrations
+from ledger.database_url import BadDatabaseUrl
+from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from realtime import config, embedded
 from realtime.adapters import logs
 from realtime.config import Settings
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         logs.configure(log_format=settings.log_format, log_dir=settings.log_dir)
         with complete(settings, migrate=chosen.migrate) as settings:
             _run(run_worker(settings) if chosen.role == "worker" else run_web(settings))
-    except (config.SettingsError, embedded.EmbeddedError, EmbeddedPostgresError) as error:
+    except (config.SettingsError, embedded.EmbeddedError, EmbeddedPostgresError, BadDatabaseUrl) as error:
         return _fail(error)
     except OSError as error:
         return _fail(error)
@@ -60,10 +61,10 @@ def complete(settings: Settings, *, migrate: bool) -> Iterator[Settings]:
     missing: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         if settings.database_url is None:
-            missing["database_url"] = stack.enter_context(embedded_postgres())
-            migrate_up(missing["database_url"])
+            missing["database_url"] = stack.enter_context(EmbeddedPostgres())
+            migrations.up(missing["database_url"])
         elif migrate:
-            migrate_up(settings.database_url)
+            migrations.up(settings.database_url)
         if settings.redis_url is None:
             missing["redis_url"] = stack.enter_context(embedded.redis())
         if missing:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ledger.journals import Entry
 from pydantic import BaseModel, RootModel
 
+from ledger.journals import HistoryEntry
 from realtime.domain.call import Account
 from realtime.services.pushes import iso
 
@@ -132,14 +132,14 @@ def balance(account: Account, query_key: list[str]) -> dict[str, Any]:
     }
 
 
-def transaction(entry: Entry) -> dict[str, Any]:
+def transaction(entry: HistoryEntry) -> dict[str, Any]:
     """One entry on a wallet; `amount` is what it did to the balance."""
     shown = {
-        "id": entry.public_id,
+        "id": str(entry.public_id),
         "type": entry.type,
-        "amount": entry.change,
-        "balanceAfter": entry.balance,
+        "amount": entry.delta,
+        "balanceAfter": entry.balance_after,
         "version": entry.version,
-        "at": iso(entry.at),
+        "at": iso(entry.created_at),
     }
     return shown | {key: entry.details[key] for key in ("callId", "purchaseId", "reason") if key in entry.details}

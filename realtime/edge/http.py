@@ -60,7 +60,7 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
         limit = wire.page_limit(asked.query.get("limit"))
         before = wire.decode_cursor(asked.query.get("cursor"), int)
         page = await wallets.history(asked.caller.user_id, before[0] if before else None, limit + 1)
-        cursor = wire.encode_cursor(page[limit - 1].version) if len(page) > limit else None
+        cursor = wire.encode_cursor(page[limit - 1].journal_id) if len(page) > limit else None
         return Answer({"items": [answers.transaction(entry) for entry in page[:limit]], "nextCursor": cursor})
 
     async def me(asked: Asked) -> Answer:

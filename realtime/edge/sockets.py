@@ -116,8 +116,10 @@ class Sockets:
             await self.send_snapshot(sid)
 
     async def drain(self) -> None:
-        """No new connections or calls; tell the tabs, which reconnect elsewhere."""
+        """No new connections or calls; the tabs are let go, and reconnect elsewhere."""
         self.draining = True
+        for sid in list(self._tabs):
+            await self._sio.disconnect(sid)
 
     # -- events --------------------------------------------------------------------------------------------------
 
