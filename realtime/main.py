@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import fields
 from typing import Any
 
 import aiohttp
@@ -15,10 +16,14 @@ from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
 from realtime.composition import Core, background, build_core, new_instance_id, servers, stop_on_signals
 from realtime.config import Settings
-from realtime.edge import http, routes
+from realtime.edge import bff, documents, http, routes
 from realtime.edge.authentication import Authenticator
+from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
 from realtime.edge.middlewares import middlewares
+from realtime.edge.pages import Pages
+from realtime.edge.routes import Route
+from realtime.edge.security_headers import security_headers
 from realtime.edge.sockets import Sockets
 from realtime.fanout import FanoutServer, serve
 from realtime.services.sessions import Sessions
@@ -45,11 +50,12 @@ async def run_web(settings: Settings) -> None:
             verifier_of(settings, _fetch_json(http_client)),
             Sessions(redis_client),
             secure_cookies=settings.production,
+            allowed_origins=settings.allowed_origins,
         )
         sockets = Sockets(
             sio, authenticator=authenticator, calls=core.calls, wallets=core.wallets, attendance=core.attendance
         )
-        app = build_http(core, authenticator, sio)
+        app = build_http(core, authenticator, sio, CspReports(lambda _directive, _disposition: None))
         async with background(core, meter=settings.meter_in_web):
             await sio.start()
             try:
@@ -65,19 +71,48 @@ async def run_web(settings: Settings) -> None:
     log.info("stopped")
 
 
-def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer) -> web.Application:
+def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer, csp_reports: CspReports) -> web.Application:
     settings = core.settings
-    app = web.Application(middlewares=middlewares(settings), client_max_size=routes.MAX_BODY_BYTES)
+    app = web.Application(
+        middlewares=[*middlewares(settings), Pages().middleware], client_max_size=routes.MAX_BODY_BYTES
+    )
+    app.on_response_prepare.append(security_headers(settings))
+    routes.mount(app, route_table(core, authenticator, sio, csp_reports), authenticator)
+    return app
+
+
+def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer, csp_reports: CspReports) -> list[Route]:
+    """Every HTTP route of this server, those of its documents included."""
+    settings = core.settings
     table = [
         *http.health_routes({"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, sio)}),
+        *bff.session_routes(settings, authenticator, sio.disconnect),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
         *http.grant_routes(core.wallets),
+        *csp_reports.routes(),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))
-    routes.mount(app, table, authenticator)
-    return app
+    return table + documents.document_routes(table, secure_cookies=authenticator.secure_cookies)
+
+
+class _Unbuilt:
+    """Stands for a service while only the documents are made: the rows refer to services and call none."""
+
+    def __getattr__(self, _name: str) -> _Unbuilt:
+        return self
+
+
+def document(settings: Settings, kind: str) -> str:
+    """The OpenAPI or AsyncAPI document of a server with these settings, without building one."""
+    if kind == "asyncapi":
+        return documents.text_of(documents.asyncapi())
+    unbuilt: Any = _Unbuilt()
+    parts = {part.name: unbuilt for part in fields(Core)} | {"settings": settings}
+    authenticator = Authenticator(unbuilt, unbuilt, secure_cookies=settings.production)
+    table = route_table(Core(**parts), authenticator, unbuilt, CspReports(unbuilt))
+    return documents.text_of(documents.openapi(table, secure_cookies=settings.production))
 
 
 def _postgres_probe(db: Database) -> http.Probe:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from ledger.journals import HistoryEntry
 from realtime.domain.call import Account
 from realtime.services.pushes import iso
+
+TrustLevel = Literal["basic", "verified", "trusted", "vip"]
+RoleName = Literal["user", "admin"]
 
 
 class CallAnswer(BaseModel):
@@ -65,8 +68,8 @@ class TransactionPage(BaseModel):
 class Me(BaseModel):
     userId: str
     tokensPerPeriod: int
-    trust: str
-    role: str
+    trust: TrustLevel
+    role: RoleName
 
 
 class Rate(BaseModel):
@@ -85,6 +88,39 @@ class Ready(BaseModel):
 
 class Token(BaseModel):
     token: str
+
+
+class ClientConfig(BaseModel):
+    """What a page needs to know of the server."""
+
+    environment: Literal["development", "production"]
+    agoraConfigured: bool
+    agoraAppId: str
+    stripePublishableKey: str | None
+    stripeApiBase: str | None
+    """Set only while a stand-in takes Stripe's place."""
+    tokensPerUsd: int
+    periodSeconds: int
+    devLogin: bool
+
+
+class SignedIn(BaseModel):
+    authenticated: Literal[True]
+    userId: str
+    trust: TrustLevel
+    role: RoleName
+    csrfToken: str
+    expiresAt: str
+    config: ClientConfig
+
+
+class SignedOut(BaseModel):
+    authenticated: Literal[False]
+    config: ClientConfig
+
+
+class SessionState(RootModel[SignedIn | SignedOut]):
+    """Who is signed in here, if anybody."""
 
 
 def balance(account: Account, query_key: list[str]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def health_routes(probes: dict[str, Probe]) -> list[Route]:
         Route("GET", "/health", Who.ANYONE, health, "Whether the process answers; it asks nobody else.",
               answer=answers.Health),
         Route("GET", "/ready", Who.ANYONE, ready, "Whether everything it needs answers.",
-              answer=answers.Ready, statuses=(503,)),
+              answer=answers.Ready, also={503: answers.Ready}),
     ]  # fmt: skip
 
 
