@@ -16,7 +16,7 @@ from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
 from realtime.composition import Core, background, build_core, new_instance_id, servers, stop_on_signals
 from realtime.config import Settings
-from realtime.edge import bff, documents, http, routes
+from realtime.edge import bff, documents, http, payments, routes, webhooks
 from realtime.edge.authentication import Authenticator
 from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
@@ -89,7 +89,9 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer, csp
         *bff.session_routes(settings, authenticator, sio.disconnect),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
-        *http.grant_routes(core.wallets),
+        *payments.payment_routes(settings, core.money.payments),
+        *payments.admin_routes(settings, core.money.grants, core.money.refunds),
+        *webhooks.stripe_routes(settings, core.money.events),
         *csp_reports.routes(),
     ]
     if not settings.production and settings.jwt_secret:

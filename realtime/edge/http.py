@@ -85,17 +85,6 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
     ]  # fmt: skip
 
 
-def grant_routes(wallets: Wallets) -> list[Route]:
-    async def grant(asked: Asked) -> Answer:
-        wanted, key = asked.payload, idempotency_key(asked.request)
-        account = await wallets.give(asked.caller, wanted.userId, wanted.tokens, wanted.reason, key)
-        return Answer({"userId": wanted.userId, "tokens": wanted.tokens} | answers.balance(account, pushes.WALLET_KEY))
-
-    return [
-        Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens away.", payload=wire.Grant),
-    ]
-
-
 Probe = Callable[[], Awaitable[str | None]]
 """Answers None when its server answers, else why not."""
 
