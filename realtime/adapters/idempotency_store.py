@@ -40,7 +40,10 @@ async def take_over(conn: Any, user_id: str, key: str, holder: UUID, hold_s: flo
 
 
 async def hold(conn: Any, user_id: str, key: str, holder: UUID, hold_s: float) -> None:
-    await conn.execute(_SQL["hold"], user_id, key, holder, hold_s)
+    """Hold the record, and keep the jobs away from what it is about; on a connection without a transaction."""
+    subject = await conn.fetchval(_SQL["hold"], user_id, key, holder, hold_s)
+    if subject is not None:
+        await conn.execute(_SQL["keep_jobs_away"], subject, hold_s)
 
 
 async def set_subject(conn: Any, user_id: str, key: str, holder: UUID, subject: UUID) -> bool:

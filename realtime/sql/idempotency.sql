@@ -21,14 +21,16 @@ WHERE user_id = $1 AND key = $2 AND outcome IS NULL AND held_until <= now()
 RETURNING subject;
 
 -- name: hold
--- Say that we still work on it, and keep the jobs away from its purchase for as long.
-WITH held AS (
-    UPDATE idempotency_keys SET held_until = now() + $4 * interval '1 second'
-    WHERE user_id = $1 AND key = $2 AND holder = $3 AND outcome IS NULL
-    RETURNING subject
-)
-UPDATE purchases p SET next_check_at = greatest(p.next_check_at, now() + $4 * interval '1 second')
-FROM held WHERE p.id = held.subject AND p.status NOT IN ('succeeded', 'failed');
+-- Say that we still work on it.
+UPDATE idempotency_keys SET held_until = now() + $4 * interval '1 second'
+WHERE user_id = $1 AND key = $2 AND holder = $3 AND outcome IS NULL
+RETURNING subject;
+
+-- name: keep_jobs_away
+-- Keep the jobs away from a purchase for as long as its request is held. A statement of its own: outcomes take the
+-- purchase first and the key after it.
+UPDATE purchases SET next_check_at = greatest(next_check_at, now() + $2 * interval '1 second')
+WHERE id = $1 AND status NOT IN ('succeeded', 'failed');
 
 -- name: set_subject
 -- Note what the request is about, in the transaction that makes it.
