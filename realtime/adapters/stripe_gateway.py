@@ -185,7 +185,8 @@ class StripeGateway:
                     "amount": amount_cents,
                     "metadata": {"purchaseId": str(purchase_id)},
                 },
-                {"idempotency_key": f"purchase:{purchase_id}:refund:{amount_cents}"},
+                # Not repeated by the library: whoever asks again looks first whether it was made.
+                {"idempotency_key": f"purchase:{purchase_id}:refund:{amount_cents}", "max_network_retries": 0},
             )
         )
 

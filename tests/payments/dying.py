@@ -1,4 +1,4 @@
-"""`python -m realtime` that is killed, as by `kill -9`, when the DIE_NTH purchase or refund reaches the point DIE_AT."""
+"""`python -m realtime`, killed as by `kill -9` when the DIE_NTH purchase or refund reaches the point DIE_AT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at each recovery point under twenty purchases at once: afterwards charges at Stripe = credits in the ledger."""
+"""Killed at each recovery point under twenty purchases at once: afterwards charges at Stripe = credits in the books."""
 
 from __future__ import annotations
 
