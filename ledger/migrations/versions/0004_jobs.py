@@ -1,7 +1,7 @@
 """Background jobs: procrastinate's own schema, as the installed version brings it.
 
-The version is pinned in pyproject.toml to one schema. A later one comes with a migration of ours that runs the library's
-own migration files between the two.
+The version is pinned in pyproject.toml to one schema. A later one comes with a migration of ours that runs the
+library's own migration files between the two.
 """
 
 from alembic import op
