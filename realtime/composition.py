@@ -23,6 +23,7 @@ from realtime.adapters.presence import Presence
 from realtime.adapters.stripe_gateway import StripeGateway
 from realtime.adapters.transactions import Database
 from realtime.config import Settings
+from realtime.services.agora_events import AgoraEvents
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
 from realtime.services.grants import Grants
@@ -69,6 +70,7 @@ class Core:
     attendance: Attendance
     wallets: Wallets
     money: Money
+    agora_events: AgoraEvents
     jobs: Jobs
 
 
@@ -114,6 +116,7 @@ def build_core(
     kicks = Kicks(_agora_rest(settings, http_client))
     put_out = kicks.put_out
     calls = Calls(db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=put_out, settings=settings)
+    agora_events = AgoraEvents(db=db, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds)
     assert settings.database_url
     return Core(
         settings=settings,
@@ -131,7 +134,16 @@ def build_core(
         ),
         wallets=wallets,
         money=money,
-        jobs=background_jobs(settings.database_url, money.payments, money.refunds, money.events, kicks, Upkeep(db)),
+        agora_events=agora_events,
+        jobs=background_jobs(
+            settings.database_url,
+            payments=money.payments,
+            refunds=money.refunds,
+            events=money.events,
+            agora_events=agora_events,
+            kicks=kicks,
+            upkeep=Upkeep(db),
+        ),
     )
 
 

@@ -92,6 +92,7 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer, csp
         *payments.payment_routes(settings, core.money.payments),
         *payments.admin_routes(settings, core.money.grants, core.money.refunds),
         *webhooks.stripe_routes(settings, core.money.events),
+        *webhooks.agora_routes(settings, core.agora_events),
         *csp_reports.routes(),
     ]
     if not settings.production and settings.jwt_secret:
