@@ -1,4 +1,4 @@
-"""For tests of the meter: calls straight in the database, a clock that tests set, and meters in and out of this process."""
+"""For tests of the meter: calls straight in the database, a clock that tests set, and meters to run and to kill."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ async def set_clock(conn: Any, at: datetime) -> None:
     await conn.execute("DELETE FROM test_clock")
     await conn.execute("INSERT INTO test_clock VALUES ($1)", at)
     await conn.execute(
-        "CREATE OR REPLACE FUNCTION meter_now() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT at FROM test_clock'"
+        "CREATE OR REPLACE FUNCTION meter_now() RETURNS timestamptz"
+        " LANGUAGE sql VOLATILE AS 'SELECT at FROM test_clock'"
     )
 
 
@@ -80,7 +81,8 @@ async def active_calls(
                 """INSERT INTO calls (id, caller_id, callee_id, request_id, status, rate_tokens_per_period,
                     fee_tokens_per_period, fee_percent, period_seconds, grace_seconds, refund_unused_seconds,
                     caller_wallet_id, callee_earnings_id, created_at, ring_expires_at, started_at, paid_through)
-                VALUES ($1, $2, $3, 'r', 'active', $4::bigint, $4::bigint / 5, 20, $5, $6, false, $7, $8, $9, $9, $9, $9)""",
+                VALUES ($1, $2, $3, 'r', 'active', $4::bigint, $4::bigint / 5,
+                    20, $5, $6, false, $7, $8, $9, $9, $9, $9)""",
                 call_id, caller, callee, rate, period_s, grace_s, wallet_id, earnings_id, started_at,
             )  # fmt: skip
             await conn.execute("INSERT INTO live_parties VALUES ($1, $3), ($2, $3)", caller, callee, call_id)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,23 @@ class Metrics:
         self.batch_calls.observe(size)
         self.batch_seconds.observe(seconds)
         self.batch_lag_seconds.observe(lag_s)
+
+    def meter_failed(self) -> None:
+        self.meter_failures.inc()
+
+    @contextmanager
+    def waiting_for_connection(self) -> Iterator[None]:
+        self.pool_waiting.inc()
+        started = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            self.acquire_failures.inc()
+            raise
+        else:
+            self.acquire_seconds.observe(time.perf_counter() - started)
+        finally:
+            self.pool_waiting.dec()
 
     def redis_info(self, info: Mapping[str, Any]) -> None:
         """What `INFO` said; a hosted Redis may keep some of it to itself."""

@@ -59,7 +59,9 @@ class Tracing:
         return self._provider is not None
 
     @contextmanager
-    def request(self, name: str, headers: Mapping[str, str], **attributes: AttributeValue) -> Iterator[Span]:
+    def request(
+        self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]
+    ) -> Iterator[Span]:
         """What a client asked for: the first span of a trace here, within the client's if it sent one along."""
         parent = extract({key.lower(): value for key, value in headers.items()}) if self.on else None
         with self._tracer.start_as_current_span(
@@ -68,7 +70,9 @@ class Tracing:
             yield span
 
     @contextmanager
-    def step(self, name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue) -> Iterator[Span]:
+    def step(
+        self, name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, AttributeValue] | None = None
+    ) -> Iterator[Span]:
         with self._tracer.start_as_current_span(name, kind=kind, attributes=attributes) as span:
             yield span
 
@@ -133,7 +137,6 @@ class TracedPushes:
         if not batch:
             return
         kinds = ",".join(sorted({event for _, event, _ in batch}))
-        with self._tracing.step(
-            "push", SpanKind.PRODUCER, **{"callmeter.pushes": len(batch), "callmeter.events": kinds}
-        ):
+        attributes: dict[str, AttributeValue] = {"callmeter.pushes": len(batch), "callmeter.events": kinds}
+        with self._tracing.step("push", SpanKind.PRODUCER, attributes):
             await self._out.emit_many(batch)

@@ -60,7 +60,7 @@ def access(metrics: Metrics, tracing: Tracing) -> Any:
         started = time.perf_counter()
         template = route_of(request, 200)
         with tracing.request(
-            f"{method} {template}", request.headers, **{"http.request.method": method, "http.route": template}
+            f"{method} {template}", request.headers, {"http.request.method": method, "http.route": template}
         ) as span:
             answer = await handler(request)
             span.set_attribute("http.response.status_code", answer.status)

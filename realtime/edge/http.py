@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 
@@ -14,14 +15,15 @@ from realtime.edge.identity import SharedSecret
 from realtime.edge.routes import Answer, Asked, Route, Who
 from realtime.services import pushes
 from realtime.services.calls import Calls
+from realtime.services.people import People
 from realtime.services.wallets import Wallets
 
 
 def call_routes(calls: Calls) -> list[Route]:
     async def listing(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, wire.UUID)
-        page = await calls.history(asked.caller.user_id, after, limit + 1)  # type: ignore[arg-type]
+        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, UUID)
+        page = await calls.history(asked.caller.user_id, after, limit + 1)
         more = len(page) > limit
         cursor = wire.encode_cursor(page[limit - 1].created_at.isoformat(), page[limit - 1].id) if more else None
         return Answer({"items": [pushes.call_payload(call) for call in page[:limit]], "nextCursor": cursor})
@@ -42,7 +44,7 @@ def call_routes(calls: Calls) -> list[Route]:
 
 def _call_id(asked: Asked) -> Any:
     try:
-        return wire.UUID(asked.path["callId"])
+        return UUID(asked.path["callId"])
     except ValueError:
         raise NotFound("there is no such call") from None
 
@@ -93,6 +95,20 @@ def grant_routes(wallets: Wallets) -> list[Route]:
     return [
         Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens away.", payload=wire.Grant),
     ]
+
+
+def people_routes(people: People) -> list[Route]:
+    async def online(asked: Asked) -> Answer:
+        users = await people.online(wire.page_limit(asked.query.get("limit")))
+        shown = [
+            {"userId": one.user_id, "ratePerPeriod": one.rate_tokens_per_period, "inCall": one.in_call} for one in users
+        ]
+        return Answer({"users": shown, "queryKey": ["online"]})
+
+    return [
+        Route("GET", "/api/v1/users/online", Who.USER, online, "Some of the users who can be called now, by name.",
+              answer=answers.OnlineUsers, query=("limit",)),
+    ]  # fmt: skip
 
 
 Probe = Callable[[], Awaitable[str | None]]

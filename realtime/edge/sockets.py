@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from realtime.adapters.metrics import Metrics
 from realtime.adapters.tracing import Tracing
-from realtime.domain.errors import Forbidden, Unauthenticated, Unavailable
+from realtime.domain.errors import Forbidden, InvalidPayload, Unauthenticated, Unavailable
 from realtime.domain.transitions import Status
 from realtime.domain.trust import Identity, UserRole
 from realtime.edge import events, wire
@@ -212,7 +212,7 @@ class Sockets:
         async def listen(sid: str, *data: Any) -> dict[str, Any]:
             started = time.perf_counter()
             structlog.contextvars.clear_contextvars()
-            with self._tracing.request(f"socket {name}", {}, **{"callmeter.event": name}):
+            with self._tracing.request(f"socket {name}", {}, {"callmeter.event": name}):
                 answer = await self._acknowledge(name, event, sid, data)
             outcome = "ok" if answer["ok"] else answer["error"]["code"]
             self._metrics.socket_event(name, outcome, time.perf_counter() - started)
@@ -227,7 +227,7 @@ class Sockets:
                 raise Unauthenticated("the token has expired")
             structlog.contextvars.bind_contextvars(user_id=tab.user_id)
             if len(data) > 1:
-                raise wire.InvalidPayload("one object is expected")
+                raise InvalidPayload("one object is expected")
             payload = wire.parse(event.payload, data[0] if data else {})
             if isinstance(payload, wire.OfCall):
                 structlog.contextvars.bind_contextvars(call_id=str(payload.callId))

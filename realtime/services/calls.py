@@ -24,7 +24,7 @@ from realtime.adapters.limiter import Limiter
 from realtime.adapters.presence import Presence
 from realtime.config import BillingRounding, Settings
 from realtime.domain import errors
-from realtime.domain.call import Account, Call, Decision, Effect, Role, Terms, decide, end_event_for, settlement
+from realtime.domain.call import Call, Decision, Effect, Role, Terms, decide, end_event_for, settlement
 from realtime.domain.transitions import Event, Status
 from realtime.domain.trust import Identity
 from realtime.services import pushes
@@ -44,6 +44,27 @@ class Transactions(Protocol):
 class PutOut(Protocol):
     async def __call__(self, conn: Any, call: Call) -> None:
         """Have both sides put out of the call's channel once the transaction on `conn` has committed. Best effort."""
+
+
+class BillingObserver(Protocol):
+    """What is counted of billing."""
+
+    def billed(self, outcome: str) -> None:
+        """A period that was due was come to, with this outcome."""
+
+    def meter_batch(self, *, size: int, seconds: float, lag_s: float) -> None:
+        """The meter came to `size` calls at once, the longest due of them for `lag_s`."""
+
+    def meter_failed(self) -> None:
+        """A round of the meter did not come to its end."""
+
+
+class Unobserved:
+    def billed(self, outcome: str) -> None: ...
+
+    def meter_batch(self, *, size: int, seconds: float, lag_s: float) -> None: ...
+
+    def meter_failed(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -74,7 +95,9 @@ class Calls:
         out: Pushes,
         put_out: PutOut,
         settings: Settings,
+        observer: BillingObserver | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
         self._db = db
         self._presence = presence
         self._limiter = limiter
@@ -274,6 +297,7 @@ class Calls:
 
     async def _note_billed(self, conn: Any, course: _Course, billed: calls_store.Billed, now: datetime) -> None:
         course.call = billed.call
+        self._observer.billed(billed.outcome)
         course.news += news_of_billed(billed, self._issuer, now)
         if billed.call.status is Status.ENDED:
             await self._put_out(conn, billed.call)
@@ -302,7 +326,7 @@ class Calls:
         if posting.outcome is not Outcome.POSTED:
             log.error("call not settled", call_id=call_id, outcome=posting.outcome)
             return call
-        after = {leg.account_id: Account(leg.balance, leg.version) for leg in posting.legs}
+        after = {leg.account_id: pushes.account_after(leg) for leg in posting.legs}
         course.news += pushes.wallet_changed(
             call.caller_id, after[wallet_id], delta=back.tokens, reason="call_refund", callId=call_id
         )

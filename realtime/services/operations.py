@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,6 +34,30 @@ TRIAL_BALANCE_FRESH_S = 10.0
 """Summing every account takes longer the more there are; the other questions are answered from indexes."""
 
 
+class LastHour:
+    """How many there were in the last sixty minutes, by whole minutes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._minutes: deque[tuple[int, int]] = deque()
+
+    def add(self) -> None:
+        minute = int(self._clock() // 60)
+        if self._minutes and self._minutes[-1][0] == minute:
+            self._minutes[-1] = (minute, self._minutes[-1][1] + 1)
+        else:
+            self._minutes.append((minute, 1))
+        self._forget(minute)
+
+    def count(self) -> int:
+        self._forget(int(self._clock() // 60))
+        return sum(number for _, number in self._minutes)
+
+    def _forget(self, minute: int) -> None:
+        while self._minutes and self._minutes[0][0] <= minute - 60:
+            self._minutes.popleft()
+
+
 class Operations:
     def __init__(
         self,
@@ -42,18 +67,22 @@ class Operations:
         redis: Any,
         presence: Presence,
         metrics: Metrics,
-        csp_reports_last_hour: Callable[[], int],
     ) -> None:
         self._db = db
         self._pool = pool
         self._redis = redis
         self._presence = presence
         self._metrics = metrics
-        self._csp_reports_last_hour = csp_reports_last_hour
+        self._csp_reports = LastHour()
         self._board = InstanceBoard(redis)
         self._trial_balance: list[KindBalance] = []
         self._trial_balance_at = float("-inf")
         self._stopping = asyncio.Event()
+
+    def csp_report(self, directive: str, disposition: str) -> None:
+        """A browser has reported a violation of a page's policy."""
+        self._metrics.csp_report(directive, disposition)
+        self._csp_reports.add()
 
     # -- the overview --------------------------------------------------------------------------------------------
 
@@ -111,7 +140,7 @@ class Operations:
             id=self._presence.instance_id,
             tabs=self._presence.local_tabs,
             users=self._presence.local_users,
-            csp_reports_last_hour=self._csp_reports_last_hour(),
+            csp_reports_last_hour=self._csp_reports.count(),
         )
         with suppress(RedisError):
             await self._board.say(status)
@@ -136,10 +165,12 @@ class Operations:
             started = time.perf_counter()
             await self._redis.ping()
             self._metrics.redis_seconds.observe(time.perf_counter() - started)
-            up.set(1)
-            self._metrics.redis_info(await self._redis.info())
         except (RedisError, OSError, TimeoutError):
             up.set(0)
+            return
+        up.set(1)
+        with suppress(RedisError, OSError, TimeoutError):  # a hosted Redis may not let itself be asked
+            self._metrics.redis_info(await self._redis.info())
 
     async def _sample_postgres(self) -> None:
         metrics = self._metrics

@@ -74,4 +74,4 @@ class Wallets:
             raise errors.Unavailable(f"the grant was not posted: {posting.outcome}")
         _, wallet = posting.legs
         log.info("tokens granted", user=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
-        return Account(wallet.balance, wallet.version)
+        return pushes.account_after(wallet)

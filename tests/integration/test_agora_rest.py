@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from agora_fake import FakeAgora, after, hang_up, silence, status
 from aiohttp import web
 
 from realtime.adapters.agora_rest import AgoraRest, ChannelUsers, Outcome
+from tests.integration.agora_fake import FakeAgora, after, hang_up, silence, status
 
 RULES = FakeAgora.RULES
 CHANNEL = "call_1"

@@ -181,7 +181,8 @@ async def test_a_fee_of_nothing_or_of_everything_is_a_journal_of_two_entries(poo
     await set_clock(conn, START)
     heard = await meter_all(pool)
     kinds = await conn.fetch(
-        "SELECT j.idempotency_key, array_agg(a.kind ORDER BY a.kind) FROM journals j JOIN entries e ON e.journal_id = j.id"
+        "SELECT j.idempotency_key, array_agg(a.kind ORDER BY a.kind)"
+        " FROM journals j JOIN entries e ON e.journal_id = j.id"
         " JOIN accounts a ON a.id = e.account_id WHERE j.type = 'call_debit' GROUP BY 1"
     )
     assert dict(kinds) == {f"call:{free}:1": ["earnings", "wallet"], f"call:{dear}:1": ["platform_revenue", "wallet"]}
