@@ -45,9 +45,13 @@ def configure(*, log_format: str, log_dir: str | None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, renderer],
         )
 
-    as_json = formatter(structlog.processors.JSONRenderer(), structlog.processors.dict_tracebacks)
+    # Tracebacks without the values of variables: those hold tokens, cookies and what people have said.
+    tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    as_json = formatter(structlog.processors.JSONRenderer(), tracebacks)
     console = logging.StreamHandler(sys.stderr)
-    pretty = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    pretty = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     console.setFormatter(as_json if log_format == "json" else formatter(pretty))
     handlers: list[logging.Handler] = [console]
     if log_dir:

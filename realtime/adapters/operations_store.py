@@ -95,7 +95,11 @@ async def trial_balance(conn: Any) -> list[KindBalance]:
 
 
 async def pending_purchases(conn: Any) -> int:
-    count: int = await conn.fetchval(_SQL["pending_purchases"])
+    """None before the migration that brings purchases has run."""
+    try:
+        count: int = await conn.fetchval(_SQL["pending_purchases"])
+    except asyncpg.UndefinedTableError:
+        return 0
     return count
 
 

@@ -15,7 +15,7 @@ def operations_routes(operations: Operations, metrics: Metrics) -> list[Route]:
         return Answer(await operations.overview())
 
     async def exposition(_asked: Asked) -> web.Response:
-        await operations.sample()
+        operations.sample_process()
         text, content_type = metrics.text()
         return web.Response(body=text, headers={"Content-Type": content_type})
 

@@ -147,10 +147,11 @@ class Operations:
 
     async def sample(self) -> None:
         """Read every gauge anew. What cannot be asked keeps its last value, and `dependency_up` says so."""
-        self._sample_process()
+        self.sample_process()
         await asyncio.gather(self._sample_redis(), self._sample_postgres())
 
-    def _sample_process(self) -> None:
+    def sample_process(self) -> None:
+        """Read the gauges that need nobody else's answer."""
         metrics, pool = self._metrics, self._pool
         metrics.tabs.set(self._presence.local_tabs)
         metrics.users.set(self._presence.local_users)
