@@ -46,7 +46,9 @@ def configure(*, log_format: str, log_dir: str | None) -> None:
         )
 
     # Tracebacks without the values of variables: those hold tokens, cookies and what people have said.
-    tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
     as_json = formatter(structlog.processors.JSONRenderer(), tracebacks)
     console = logging.StreamHandler(sys.stderr)
     pretty = structlog.dev.ConsoleRenderer(

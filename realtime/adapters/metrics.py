@@ -59,7 +59,7 @@ class Metrics:
         # Not before: prometheus-client decides when it is imported whether its values are in files.
         import prometheus_client as prometheus  # noqa: PLC0415
 
-        prometheus.disable_created_metrics()
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._prometheus = prometheus
         self._shared = DIRECTORY in os.environ
         # The text is made from the files when they are shared, and this process's own registry is only where the

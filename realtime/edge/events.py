@@ -93,6 +93,11 @@ class Invalidated(BaseModel):
     queryKeys: list[list[str]]
 
 
+class AuthExpired(BaseModel):
+    graceSeconds: float
+    """How long the socket is kept for `auth:renew` before it is closed."""
+
+
 class SentEvent(NamedTuple):
     payload: type[BaseModel]
     to: str
