@@ -161,21 +161,20 @@ class Operations:
         metrics.pool_limit.set(pool.get_max_size())
 
     async def _sample_redis(self) -> None:
-        up = self._metrics.up.labels("redis")
+        metrics = self._metrics
         try:
             started = time.perf_counter()
             await self._redis.ping()
-            self._metrics.redis_seconds.observe(time.perf_counter() - started)
+            metrics.redis_seconds.observe(time.perf_counter() - started)
         except (RedisError, OSError, TimeoutError):
-            up.set(0)
+            metrics.up.labels("redis").set(0)
             return
-        up.set(1)
+        metrics.up.labels("redis").set(1)
         with suppress(RedisError, OSError, TimeoutError):  # a hosted Redis may not let itself be asked
-            self._metrics.redis_info(await self._redis.info())
+            metrics.redis_info(await self._redis.info())
 
     async def _sample_postgres(self) -> None:
         metrics = self._metrics
-        up = metrics.up.labels("postgresql")
         try:
             async with self._db.connection() as conn:
                 for status, count in (await operations_store.live_calls(conn)).items():
@@ -185,6 +184,7 @@ class Operations:
                 jobs = await operations_store.jobs(conn)
                 for status in ("todo", "doing", "failed"):
                     metrics.jobs.labels(status).set(jobs.get(status, 0))
-            up.set(1)
         except UNREACHABLE:
-            up.set(0)
+            metrics.up.labels("postgresql").set(0)
+        else:
+            metrics.up.labels("postgresql").set(1)
