@@ -150,7 +150,8 @@ def _violations(content_type: str, body: Any) -> Iterator[Mapping[str, Any]]:
     if not isinstance(body, list) or len(body) > MAX_REPORTS_A_BODY:
         raise InvalidPayload(f"the body is not a list of at most {MAX_REPORTS_A_BODY} reports")
     for report in body:
-        if not isinstance(report, dict) or not isinstance(report.get("body"), dict):
+        well_formed = isinstance(report, dict) and isinstance(report.get("type"), str)
+        if not well_formed or not isinstance(report.get("body"), dict):
             raise InvalidPayload("a report is not {type, body}")
     for report in body:
         if report.get("type") == "csp-violation":

@@ -77,6 +77,7 @@ async def test_other_kinds_of_reports_are_none_of_ours(server: Server, http: aio
         (b"{}", NEW, 400),
         (b"[1]", NEW, 400),
         (b'[{"type": "csp-violation"}]', NEW, 400),
+        (b'[{"type": {}, "body": {}}]', NEW, 400),
         (b"[" * 20_000, NEW, 400),
         (new(*[{}] * 51), NEW, 400),
         (b"{}", "application/json", 415),
