@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,22 @@ class Server:
 Launch = Callable[..., Server]
 
 
+def environment(database_url: str, redis_url: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a process of ours is started with: nothing of this one's but where programs are."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "PORT": str(free_port()),
+        "JWT_SECRET": JWT_SECRET,
+        "AGORA_APP_ID": AGORA_APP_ID,
+        "AGORA_APP_CERTIFICATE": AGORA_APP_CERTIFICATE,
+        "LOG_FORMAT": "json",
+    } | {name: str(value) for name, value in settings.items()}
+
+
 @pytest.fixture
 def launch(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Launch]:
     """Start `python -m realtime [role]` with settings as keyword arguments; waits until it serves."""
@@ -110,18 +126,7 @@ def launch(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Launch
     numbers = itertools.count(1)
 
     def start(role: str = "web", *, module: str = "realtime", wait: bool = True, **settings: Any) -> Server:
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": os.environ.get("HOME", "/"),
-            "PYTHONPATH": str(ROOT),
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            "PORT": str(free_port()),
-            "JWT_SECRET": JWT_SECRET,
-            "AGORA_APP_ID": AGORA_APP_ID,
-            "AGORA_APP_CERTIFICATE": AGORA_APP_CERTIFICATE,
-            "LOG_FORMAT": "json",
-        } | {name: str(value) for name, value in settings.items()}
+        env = environment(database_url, redis_url, settings)
         server = Server(["-m", module, role], env, tmp_path / f"{role}-{next(numbers)}.log")
         started.append(server)
         if wait:

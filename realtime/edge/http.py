@@ -15,6 +15,7 @@ from realtime.edge.identity import SharedSecret
 from realtime.edge.routes import Answer, Asked, Route, Who
 from realtime.services import pushes
 from realtime.services.calls import Calls
+from realtime.services.people import People
 from realtime.services.wallets import Wallets
 
 
@@ -94,6 +95,20 @@ def grant_routes(wallets: Wallets) -> list[Route]:
     return [
         Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens away.", payload=wire.Grant),
     ]
+
+
+def people_routes(people: People) -> list[Route]:
+    async def online(asked: Asked) -> Answer:
+        users = await people.online(wire.page_limit(asked.query.get("limit")))
+        shown = [
+            {"userId": one.user_id, "ratePerPeriod": one.rate_tokens_per_period, "inCall": one.in_call} for one in users
+        ]
+        return Answer({"users": shown, "queryKey": ["online"]})
+
+    return [
+        Route("GET", "/api/v1/users/online", Who.USER, online, "Some of the users who can be called now, by name.",
+              answer=answers.OnlineUsers, query=("limit",)),
+    ]  # fmt: skip
 
 
 Probe = Callable[[], Awaitable[str | None]]

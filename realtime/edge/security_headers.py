@@ -57,6 +57,7 @@ def security_headers(settings: Settings) -> Callable[[web.Request, web.StreamRes
         headers = answer.headers
         for name, value in EVERYWHERE.items():
             headers.setdefault(name, value)
+        headers[hdrs.SERVER] = "CallMeter"
         if settings.production:
             headers[hdrs.STRICT_TRANSPORT_SECURITY] = HSTS
         if answer.content_type == "text/html":
