@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from realtime.domain.errors import InvalidPayload
+from realtime.domain.trust import is_user_id
 
 
 def _uuid_text(value: Any) -> Any:
@@ -27,7 +28,13 @@ def _no_controls(value: Any) -> Any:
     return value
 
 
-UserId = Annotated[str, BeforeValidator(_no_controls), StringConstraints(min_length=1, max_length=128)]
+def _user_id(value: Any) -> Any:
+    if isinstance(value, str) and not is_user_id(value):
+        raise ValueError("is not a user id of 1 to 128 characters, none a control character")
+    return value
+
+
+UserId = Annotated[str, BeforeValidator(_user_id), StringConstraints(min_length=1, max_length=128)]
 RequestId = Annotated[str, BeforeValidator(_no_controls), StringConstraints(min_length=1, max_length=128)]
 CallId = Annotated[UUID, BeforeValidator(_uuid_text)]
 
