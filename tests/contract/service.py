@@ -7,7 +7,9 @@ by using people of their own: `someone("ann")` is a user no other test has.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,3 +157,52 @@ async def sql(service: Service) -> AsyncIterator[asyncpg.Connection]:
 def told_of(tab: Tab, event: str, call_id: str) -> list[dict[str, Any]]:
     """What the tab was told about this call by `event`, as the call stood then."""
     return [push["call"] for push in tab.told(event) if push["call"]["id"] == call_id]
+
+
+class RawSocket:
+    """A WebSocket that says what it is told to, to see what the server makes of it."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+
+    async def say(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            await self.socket.send_bytes(frame)
+        else:
+            await self.socket.send_str(frame)
+
+    async def heard(self, start: str, timeout_s: float = 5.0) -> str:
+        """The next text that starts so; pings are answered and other texts dropped on the way."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await self.socket.receive()
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    raise ConnectionError(f"the server hung up while {start!r} was awaited: {message}")
+                if message.data == "2":
+                    await self.say("3")
+                if message.data.startswith(start):
+                    text: str = message.data
+                    return text
+
+    async def alive(self, timeout_s: float = 5.0) -> bool:
+        """Whether an event is still answered on this socket."""
+        try:
+            await self.say('4277["balance:get",{}]')
+            return '"ok":true' in (await self.heard("4377", timeout_s)).replace(" ", "")
+        except (ConnectionError, TimeoutError):
+            return False
+
+
+@contextlib.asynccontextmanager
+async def raw_socket(server: Server | Service, user: str | None) -> AsyncIterator[RawSocket]:
+    """Open: as a user's tab, or, without one, as an Engine.IO connection that has not said who it is."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.url}/socket.io/?EIO=4&transport=websocket", autoping=True) as socket,
+    ):
+        raw = RawSocket(socket)
+        await raw.heard("0{")
+        if user is not None:
+            await raw.say("40" + json.dumps({"token": token_of(user)}))
+            await raw.heard("40{")
+        yield raw

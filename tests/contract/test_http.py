@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -163,9 +165,13 @@ async def test_calls_are_listed_newest_first_to_both_and_to_no_one_else(
     "query",
     [
         "limit=0", "limit=-1", "limit=1001", "limit=abc", "limit=1.5", "limit=", "limit=99999999999999999999",
+        "limit=0000019999",
+        "limit=000001" + "0" * 5000,
         "cursor=garbage", "cursor=%00", "cursor=%F0%9F%A6%8A", "cursor=bnVsbA", "cursor=W10", "cursor=e30",
         "cursor=" + "A" * 4000,
+        "cursor=" + base64.urlsafe_b64encode(b"[" * 5000).decode(),
     ],
+    ids=lambda text: text[:24],
 )  # fmt: skip
 async def test_a_bad_page_is_refused(service: Service, browser: Browser, path: str, query: str) -> None:
     refused(await browser.get(service, f"/api/v1/{path}?{query}", user=someone()), 400, "invalid_payload")
@@ -181,6 +187,26 @@ async def test_a_cursor_of_another_list_or_of_another_user_gives_nothing_of_thei
     for path in ("transactions", "calls"):
         answer = await browser.get(service, f"/api/v1/{path}?cursor={cursor}", user=other)
         assert answer.status == 400 or items(answer) == []
+
+
+@pytest.mark.parametrize("path", ["transactions", "calls"])
+async def test_a_cursor_changed_by_hand_is_refused_or_gives_a_page(
+    service: Service, browser: Browser, pair: Pairs, path: str
+) -> None:
+    two = await pair(service)
+    for number in range(2):
+        await two.caller.ask("call:cancel", {"callId": (await two.ring(f"r-{number}"))["id"]})
+        await browser.grant(service, two.caller.user, 1)
+    page = await browser.get(service, f"/api/v1/{path}?limit=1", user=two.caller.user)
+    given = page.json["nextCursor"]
+    parts = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
+    for place in range(len(parts)):
+        for value in ("", "x", "2026-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "NaN", "1e999",
+                      str(2**63), "-1", "a\0b", "\ud800", 5, None, [], {}, str(uuid4())):  # fmt: skip
+            changed = json.dumps([*parts[:place], value, *parts[place + 1 :]]).encode()
+            cursor = base64.urlsafe_b64encode(changed).decode().rstrip("=")
+            answer = await browser.get(service, f"/api/v1/{path}?cursor={cursor}", user=two.caller.user)
+            assert answer.status in {200, 400}, (value, answer.text)
 
 
 # One call
