@@ -9,16 +9,15 @@ let loading: Promise<IAgoraRTC> | undefined;
 
 /** The SDK, loaded once; after a failure the next call tries again. */
 export function loadAgoraRTC(): Promise<IAgoraRTC> {
-  loading ??= import("./agoraSdk").then(
-    ({ default: AgoraRTC }) => {
+  loading ??= import("./agoraSdk")
+    .then(({ default: AgoraRTC }) => {
       AgoraRTC.setLogLevel(import.meta.env.DEV ? 2 : 3);
       return AgoraRTC;
-    },
-    (error: unknown) => {
+    })
+    .catch((error: unknown) => {
       loading = undefined;
       throw error;
-    },
-  );
+    });
   return loading;
 }
 
