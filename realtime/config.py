@@ -1,0 +1,225 @@
+"""The settings: read once from the environment (and `.env`), checked whole, then frozen.
+
+A value that cannot be used stops the start with one line that names it; production also refuses every default or
+missing secret, and servers it would have to embed.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from realtime.domain.trust import Trust
+
+DEVELOPMENT_JWT_SECRET = "development-only-secret-of-callmeter"  # noqa: S105
+DEVELOPMENT_AGORA_APP_ID = "0" * 32
+"""Tokens made for it have the real form; no Agora project answers to it, which is how the page knows."""
+DEVELOPMENT_AGORA_CERTIFICATE = "0" * 31 + "1"
+
+DEFAULT_CALLS_PER_MINUTE = {Trust.BASIC: 5, Trust.VERIFIED: 15, Trust.TRUSTED: 30, Trust.VIP: 50}
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class BillingRounding(StrEnum):
+    PERIOD = "period"
+    SECOND = "second"
+
+
+class SettingsError(Exception):
+    """One line that names the setting and says what is wrong with it."""
+
+
+def _comma_separated(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _json_object(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError("is not a JSON object") from error
+
+
+def _over_default_levels(value: dict[Trust, int]) -> dict[Trust, int]:
+    return {**DEFAULT_CALLS_PER_MINUTE, **value}
+
+
+def _http_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"http", "https"}:
+        raise ValueError("is not an http(s) URL")
+    return value.rstrip("/")
+
+
+def _postgres_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"postgres", "postgresql"}:
+        raise ValueError("is not a postgresql:// URL")
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("is not a redis://, rediss:// or unix:// URL")
+    return value
+
+
+def _hex32(value: str) -> str:
+    if len(value) != 32 or not all(c in "0123456789abcdefABCDEF" for c in value):
+        raise ValueError("is not 32 hexadecimal characters")
+    return value
+
+
+def _origin(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        parts = urlsplit(origin)
+        if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
+            raise ValueError(f"has {origin!r}, which is not an origin like https://app.example.com")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Hex32 = Annotated[str, AfterValidator(_hex32)]
+Secrets = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+"""One secret, or several separated by commas while they are being rotated; any of them verifies."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    environment: Environment = Environment.DEVELOPMENT
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    meter_in_web: bool = True
+
+    database_url: Annotated[str, AfterValidator(_postgres_url)] | None = None
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
+    upstash_redis_rest_url: HttpUrl | None = None
+    upstash_redis_rest_token: str | None = None
+
+    jwt_secret: str | None = None
+    jwt_jwks_url: HttpUrl | None = None
+    allowed_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_origin)
+    ] = ()
+
+    agora_app_id: Hex32 = DEVELOPMENT_AGORA_APP_ID
+    agora_app_certificate: Hex32 = DEVELOPMENT_AGORA_CERTIFICATE
+    agora_token_version: Literal["006", "007"] = "007"  # noqa: S105
+    agora_customer_id: str | None = None
+    agora_customer_secret: str | None = None
+    agora_api_base: HttpUrl = "https://api.agora.io"
+    agora_webhook_secret: Secrets = ()
+
+    stripe_secret_key: str | None = None
+    stripe_publishable_key: str | None = None
+    stripe_webhook_secret: Secrets = ()
+    stripe_api_base: HttpUrl = "https://api.stripe.com"
+
+    tokens_per_usd: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    default_rate_tokens_per_period: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    platform_fee_percent: Annotated[int, Field(ge=0, le=100)] = 20
+    billing_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    billing_rounding: BillingRounding = BillingRounding.PERIOD
+    call_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
+    ring_timeout_seconds: Annotated[int, Field(ge=1, le=600)] = 45
+    reconnect_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+
+    money_ops_per_minute: Annotated[int, Field(ge=1)] = 10
+    rate_limit_trust_levels: Annotated[
+        dict[Trust, Annotated[int, Field(ge=1)]],
+        NoDecode,
+        BeforeValidator(_json_object),
+        AfterValidator(_over_default_levels),
+    ] = DEFAULT_CALLS_PER_MINUTE
+    daily_spend_limit_cents: Annotated[int, Field(ge=0)] = 10_000
+    idempotency_ttl_seconds: Annotated[int, Field(ge=60)] = 86_400
+    enable_enhanced_features: bool = True
+
+    csp_report_only: bool = False
+    csp_report_uri: str = "/api/csp-report"
+    log_dir: str | None = None
+    log_format: Literal["console", "json"] = "console"
+    otel_exporter_otlp_endpoint: HttpUrl | None = None
+
+    @model_validator(mode="after")
+    def _upstash_stands_in_for_redis(self) -> Self:
+        """Upstash's REST URL and token name the same server its Redis protocol answers on, over TLS."""
+        if self.redis_url is None and self.upstash_redis_rest_url is not None:
+            if not self.upstash_redis_rest_token:
+                raise ValueError("UPSTASH_REDIS_REST_TOKEN is needed with UPSTASH_REDIS_REST_URL")
+            host = urlsplit(self.upstash_redis_rest_url).hostname
+            url = f"rediss://default:{quote(self.upstash_redis_rest_token, safe='')}@{host}:6379"
+            object.__setattr__(self, "redis_url", url)
+        return self
+
+    @model_validator(mode="after")
+    def _development_defaults(self) -> Self:
+        if self.production:
+            return self
+        if not self.jwt_secret and not self.jwt_jwks_url:
+            object.__setattr__(self, "jwt_secret", DEVELOPMENT_JWT_SECRET)
+        if not self.allowed_origins:
+            object.__setattr__(self, "allowed_origins", ("*",))
+        return self
+
+    @model_validator(mode="after")
+    def _production_is_complete(self) -> Self:
+        if not self.production:
+            return self
+        for problem, broken in {
+            "DATABASE_URL is needed in production": not self.database_url,
+            "REDIS_URL is needed in production": not self.redis_url,
+            "JWT_SECRET or JWT_JWKS_URL is needed in production": not (self.jwt_secret or self.jwt_jwks_url),
+            "JWT_SECRET is the development default": self.jwt_secret == DEVELOPMENT_JWT_SECRET,
+            "JWT_SECRET is shorter than 16 characters": bool(self.jwt_secret) and len(self.jwt_secret or "") < 16,
+            "ALLOWED_ORIGINS is needed in production": not self.allowed_origins,
+            "ALLOWED_ORIGINS may be * only in development": "*" in self.allowed_origins,
+            "AGORA_APP_ID is missing or the development default": self.agora_app_id == DEVELOPMENT_AGORA_APP_ID,
+            "AGORA_APP_CERTIFICATE is missing or the development default": (
+                self.agora_app_certificate == DEVELOPMENT_AGORA_CERTIFICATE
+            ),
+            "AGORA_WEBHOOK_SECRET is needed in production": not self.agora_webhook_secret,
+            "AGORA_CUSTOMER_SECRET is needed with AGORA_CUSTOMER_ID": (
+                bool(self.agora_customer_id) and not self.agora_customer_secret
+            ),
+            "STRIPE_SECRET_KEY is needed in production": not self.stripe_secret_key,
+            "STRIPE_WEBHOOK_SECRET is needed in production": not self.stripe_webhook_secret,
+        }.items():
+            if broken:
+                raise ValueError(problem)
+        return self
+
+    @property
+    def production(self) -> bool:
+        return self.environment is Environment.PRODUCTION
+
+    @property
+    def agora_configured(self) -> bool:
+        """Whether an Agora project answers to the tokens this server makes."""
+        return self.agora_app_id != DEVELOPMENT_AGORA_APP_ID
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` win over the environment. Raises SettingsError with one line."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:] if name else message
+        raise SettingsError(f"{name}: {message}".removeprefix(": ")) from None

@@ -1,0 +1,110 @@
+"""The HTTP routes as one table, and what every request passes through: parse, call, answer.
+
+A route names its method and path, who may call it, the payload it takes and the one it answers; the application, the
+authorization and the OpenAPI document are all made from these rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from realtime.domain.errors import InvalidPayload, PayloadTooLarge
+from realtime.domain.trust import Identity
+from realtime.edge import wire
+from realtime.edge.authentication import Authenticator
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+class Who(StrEnum):
+    ANYONE = "anyone"
+    USER = "user"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A JSON answer, or none."""
+
+    body: Any = None
+    status: int = HTTPStatus.OK
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def response(self) -> web.Response:
+        headers = dict(self.headers)
+        if self.body is None:
+            return web.Response(status=self.status, headers=headers)
+        return web.Response(
+            status=self.status, text=json.dumps(self.body), content_type="application/json", headers=headers
+        )
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request, once it is known who asks and that the payload has the documented shape."""
+
+    request: web.Request
+    caller: Identity
+    payload: Any
+
+    @property
+    def path(self) -> dict[str, str]:
+        return dict(self.request.match_info)
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(self.request.query)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    who: Who
+    handle: Callable[[Asked], Awaitable[Answer | web.StreamResponse]]
+    summary: str
+    payload: type[wire.Payload] | None = None
+    answer: type[BaseModel] | None = None
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    statuses: tuple[int, ...] = ()
+    """What it may answer besides 200 and the refusals every route of its kind has."""
+
+
+ANONYMOUS: Any = None
+
+
+async def json_body(request: web.Request) -> Any:
+    try:
+        return json.loads(await request.read())
+    except web.HTTPRequestEntityTooLarge:
+        raise PayloadTooLarge from None
+    except (ValueError, RecursionError):
+        raise InvalidPayload("the body is not JSON") from None
+
+
+def mount(app: web.Application, routes: Sequence[Route], authenticator: Authenticator) -> None:
+    for route in routes:
+        app.router.add_route(route.method, route.path, _endpoint(route, authenticator), name=None)
+
+
+def _endpoint(route: Route, authenticator: Authenticator) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        caller = ANONYMOUS
+        if route.who is Who.USER:
+            caller = await authenticator.of_request(request)
+        elif route.who is Who.ADMIN:
+            caller = await authenticator.of_admin(request)
+        payload = wire.parse(route.payload, await json_body(request)) if route.payload else None
+        answer = await route.handle(Asked(request, caller, payload))
+        return answer.response() if isinstance(answer, Answer) else answer
+
+    return endpoint

@@ -1,0 +1,100 @@
+"""Who is still there: ends calls one side of which has had no tab anywhere for the reconnect grace.
+
+Each instance walks all live calls page by page, and notes in the call's row since when a side has been gone, or that it
+is back. A call past the grace is asked about once more before it ends. While Redis cannot be asked, nobody is taken for
+gone: an unanswered question is not an absence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import structlog
+from redis.exceptions import RedisError
+
+from realtime.adapters import calls_store
+from realtime.adapters.postgres import UNREACHABLE
+from realtime.adapters.presence import BEAT_S, Presence
+from realtime.domain import errors
+from realtime.services.calls import Calls, Transactions
+
+log = structlog.get_logger()
+
+SWEEP_S = 1.0
+CALLS_A_PAGE = 1_000
+ENDS_A_SWEEP = 100
+_FIRST = UUID(int=0)
+
+
+class Attendance:
+    def __init__(self, *, db: Transactions, presence: Presence, calls: Calls, reconnect_grace_s: int) -> None:
+        self._db = db
+        self._presence = presence
+        self._calls = calls
+        self._grace_s = reconnect_grace_s
+        self._after = _FIRST
+        self._stopping = asyncio.Event()
+
+    async def arrived(self, user_id: str) -> None:
+        """A tab of the user has connected. With a server away it still counts here; the beat and sweep catch up."""
+        with suppress(*UNREACHABLE, RedisError):
+            await self._presence.arrive(user_id)
+            async with self._db.connection() as conn:
+                await calls_store.mark_present(conn, user_id)
+
+    async def left(self, user_id: str) -> None:
+        """A tab of the user has gone; the sweep finds out whether it was the last anywhere."""
+        with suppress(RedisError):
+            await self._presence.leave(user_id)
+
+    async def run(self) -> None:
+        """Beat and sweep until `stop`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._every(BEAT_S, self._presence.beat, "presence beat"))
+            tasks.create_task(self._every(SWEEP_S, self.sweep, "presence sweep"))
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def _every(self, seconds: float, step: Any, what: str) -> None:
+        away = False
+        while not self._stopping.is_set():
+            try:
+                await step()
+                if away:
+                    log.info(f"{what} works again")
+                away = False
+            except (*UNREACHABLE, RedisError) as error:
+                if not away:
+                    log.warning(f"{what} waits for its server", error=repr(error))
+                away = True
+            except Exception:
+                log.exception(f"{what} failed")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def sweep(self) -> None:
+        """Look at the next page of live calls, then end those past the grace."""
+        async with self._db.connection() as conn:
+            page = await calls_store.live_page(conn, self._after, CALLS_A_PAGE)
+        self._after = page[-1].id if len(page) == CALLS_A_PAGE else _FIRST
+        if page:
+            online = await self._presence.online(sorted({user for c in page for user in (c.caller_id, c.callee_id)}))
+            seen = [
+                replace(c, caller_absent=c.caller_id not in online, callee_absent=c.callee_id not in online)
+                for c in page
+            ]
+            if changed := [now for now, before in zip(seen, page, strict=True) if now != before]:
+                async with self._db.connection() as conn:
+                    await calls_store.mark_presence(conn, changed)
+        async with self._db.connection() as conn:
+            overdue = await calls_store.overdue_absences(conn, self._grace_s, ENDS_A_SWEEP)
+        for call_id, caller_id, callee_id in overdue:
+            if {caller_id, callee_id} <= await self._presence.online([caller_id, callee_id]):
+                continue  # back since; the next look at its page clears the mark
+            with suppress(errors.Refused):
+                await self._calls.vanish(call_id)

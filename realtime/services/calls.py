@@ -1,0 +1,364 @@
+"""Calls: load, decide, save, tell.
+
+Every event takes the call's row, brings its billing and deadlines up to the database's time, applies the event, and
+commits; only then is anybody told. A refusal that comes after something was brought up to date is raised after the
+commit, so that what was due stays done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+from ledger.journals import Journal, Leg
+
+from ledger import store
+from realtime.adapters import calls_store
+from realtime.adapters.identifiers import new_id
+from realtime.adapters.limiter import Limiter
+from realtime.adapters.presence import Presence
+from realtime.config import BillingRounding, Settings
+from realtime.domain import errors
+from realtime.domain.call import Call, Decision, Effect, Role, Terms, decide, end_event_for, settlement
+from realtime.domain.transitions import Event, Status
+from realtime.domain.trust import Identity
+from realtime.services import pushes
+from realtime.services.pushes import Push, Pushes, TokenIssuer
+
+log = structlog.get_logger()
+
+
+class Transactions(Protocol):
+    def begin(self) -> AbstractAsyncContextManager[Any]:
+        """A connection inside a transaction that commits when the block ends without an exception."""
+
+    def connection(self) -> AbstractAsyncContextManager[Any]:
+        """A connection for single statements."""
+
+
+class PutOut(Protocol):
+    async def __call__(self, conn: Any, call: Call) -> None:
+        """Have both sides put out of the call's channel once the transaction on `conn` has committed. Best effort."""
+
+
+@dataclass(slots=True)
+class Answered:
+    """A call, and one side's way into its channel."""
+
+    call: Call
+    agora: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Course:
+    """A call on its way through one transaction, and what is to be told once it has committed."""
+
+    call: Call
+    news: list[Push]
+    refusal: errors.Refused | None = None
+
+
+class Calls:
+    def __init__(
+        self,
+        *,
+        db: Transactions,
+        presence: Presence,
+        limiter: Limiter,
+        issuer: TokenIssuer,
+        out: Pushes,
+        put_out: PutOut,
+        settings: Settings,
+    ) -> None:
+        self._db = db
+        self._presence = presence
+        self._limiter = limiter
+        self._issuer = issuer
+        self._out = out
+        self._put_out = put_out
+        self._settings = settings
+
+    # -- commands ------------------------------------------------------------------------------------------------
+
+    async def start(self, caller: Identity, callee_id: str, request_id: str) -> Call:
+        """Ring the callee. The same request again is answered with the call it made."""
+        if callee_id == caller.user_id:
+            raise errors.SelfCall
+        async with self._db.connection() as conn:
+            if existing := await calls_store.of_request(conn, caller.user_id, request_id):
+                return existing
+        await self._allow_start(caller)
+        if not await self._presence.online([callee_id]):
+            raise errors.CalleeUnavailable
+        call, made = await self._make(caller.user_id, callee_id, request_id)
+        if made:
+            log.info("call ringing", call_id=str(call.id), caller=call.caller_id, callee=call.callee_id)
+            await self._out.emit_many(pushes.incoming(call))
+        return call
+
+    async def accept(self, user_id: str, call_id: UUID, socket_id: str) -> Answered:
+        """Answer a ringing call. The first tab wins; that tab's retry is answered again."""
+
+        def event(call: Call) -> Event | None:
+            if call.role_of(user_id) is not Role.CALLEE:
+                raise errors.NotFound("there is no such call to answer")
+            answered_here = call.status is Status.ACTIVE and call.answered_by == socket_id
+            return None if answered_here else Event.ACCEPTED
+
+        call, now = await self._happen(call_id, event, answered_by=socket_id)
+        return self._answer(call, Role.CALLEE, now)
+
+    async def join(self, user_id: str, call_id: UUID) -> Answered:
+        """Come into an answered call: the caller's tab, a reloaded one, or another tab taking over."""
+        call, now = await self._happen(call_id, lambda call: self._only_party(call, user_id))
+        self._must_be_active(call)
+        return self._answer(call, call.role_of(user_id), now)
+
+    async def renew(self, user_id: str, call_id: UUID) -> dict[str, Any]:
+        """A fresh token for what is paid, for a tab that missed the pushed one."""
+        return (await self.join(user_id, call_id)).agora
+
+    async def decline(self, user_id: str, call_id: UUID) -> Call:
+        return await self._end(user_id, call_id, Role.CALLEE, Event.DECLINED)
+
+    async def cancel(self, user_id: str, call_id: UUID) -> Call:
+        return await self._end(user_id, call_id, Role.CALLER, Event.CANCELLED)
+
+    async def end(self, user_id: str, call_id: UUID) -> Call:
+        """Hang up; while it rings, the caller's end is a cancel and the callee's a decline."""
+        call, _ = await self._happen(call_id, lambda call: end_event_for(call, call.role_of(user_id)))
+        return call
+
+    async def expire(self, call_id: UUID) -> None:
+        """End a call whose ring or paid time has run out, if it has."""
+        await self._happen(call_id, lambda _call: None)
+
+    async def vanish(self, call_id: UUID) -> None:
+        """End a call one side of which has been gone for the whole grace."""
+        try:
+            await self._happen(call_id, lambda _call: Event.PARTY_VANISHED)
+        except errors.CallEnded:
+            return
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    async def get(self, user_id: str, call_id: UUID) -> Call:
+        async with self._db.connection() as conn:
+            call = await calls_store.get(conn, call_id)
+        if call is None:
+            raise errors.NotFound("there is no such call")
+        call.role_of(user_id)
+        return call
+
+    async def history(self, user_id: str, after: tuple[datetime, UUID] | None, limit: int) -> list[Call]:
+        async with self._db.connection() as conn:
+            return await calls_store.of_user(conn, user_id, after, limit)
+
+    async def live_of(self, user_id: str) -> Call | None:
+        async with self._db.connection() as conn:
+            return await calls_store.live_of(conn, user_id)
+
+    # -- one transaction -----------------------------------------------------------------------------------------
+
+    async def _allow_start(self, caller: Identity) -> None:
+        limit = self._settings.rate_limit_trust_levels[caller.trust]
+        allowance = await self._limiter.take("calls", caller.user_id, limit)
+        if not allowance.allowed:
+            raise errors.RateLimited(
+                limit=limit, window_s=allowance.window_s, retry_after_s=allowance.reset_s, policy=allowance.policy
+            )
+
+    async def _make(self, caller_id: str, callee_id: str, request_id: str) -> tuple[Call, bool]:
+        settings = self._settings
+        async with self._db.begin() as conn:
+            rate = await calls_store.rate_of(conn, callee_id, settings.default_rate_tokens_per_period)
+            wallet, earnings = await store.ensure_accounts(conn, [(caller_id, "wallet"), (callee_id, "earnings")])
+            if wallet.balance < rate:
+                raise errors.InsufficientFunds
+            call = await calls_store.insert(
+                conn,
+                call_id=new_id(),
+                caller_id=caller_id,
+                callee_id=callee_id,
+                request_id=request_id,
+                terms=Terms(
+                    rate_tokens_per_period=rate,
+                    fee_percent=settings.platform_fee_percent,
+                    period_s=settings.billing_period_seconds,
+                    grace_s=settings.call_grace_seconds,
+                    refund_unused_seconds=settings.billing_rounding is BillingRounding.SECOND,
+                ),
+                caller_wallet_id=wallet.id,
+                callee_earnings_id=earnings.id,
+                ring_timeout_s=settings.ring_timeout_seconds,
+            )
+            if call is None:  # another tab's start with this request committed first
+                existing = await calls_store.of_request(conn, caller_id, request_id)
+                assert existing is not None
+                return existing, False
+            if not await calls_store.take_parties(conn, call):
+                raise errors.Busy
+        return call, True
+
+    async def _happen(
+        self, call_id: UUID, choose: Callable[[Call], Event | None], *, answered_by: str | None = None
+    ) -> tuple[Call, datetime]:
+        """Apply the event `choose` picks for the call as it is now; None only brings the call up to date."""
+        async with self._db.begin() as conn:
+            locked = await calls_store.lock(conn, call_id)
+            if locked is None:
+                raise errors.NotFound("there is no such call")
+            call, now = locked
+            choose(call)  # a stranger changes nothing, not even what is due
+            course = await self._bring_up_to_date(conn, call, now)
+            try:
+                event = choose(course.call)
+                if event is not None:
+                    decision = decide(course.call, event, now)
+                    await self._carry_out(conn, course, decision, answered_by)
+            except errors.Refused as refusal:
+                course.refusal = refusal
+        await self._out.emit_many(course.news)
+        if course.refusal is not None:
+            raise course.refusal
+        return course.call, now
+
+    async def _bring_up_to_date(self, conn: Any, call: Call, now: datetime) -> _Course:
+        """Do what was due before this event: the periods the meter has not reached yet, a ring that is over."""
+        course = _Course(call=call, news=[])
+        if call.status is Status.RINGING and now >= call.ring_expires_at:
+            await self._carry_out(conn, course, decide(call, Event.RANG_OUT, now))
+        while course.call.status is Status.ACTIVE and _is_due(course.call, now):
+            billed = await calls_store.bill(conn, call.id)
+            if billed is None:
+                break
+            await self._note_billed(conn, course, billed, now)
+        return course
+
+    async def _carry_out(self, conn: Any, course: _Course, decision: Decision, answered_by: str | None = None) -> None:
+        if decision.call == course.call:
+            return
+        call, effects = decision.call, decision.effects
+        if Effect.SETTLE in effects:
+            call = await self._settle(conn, course, call)
+        if Effect.BILL_FIRST_PERIOD in effects:
+            call = replace(call, answered_by=answered_by)
+        await calls_store.save(conn, call)
+        course.call = call
+        if Effect.BILL_FIRST_PERIOD in effects:
+            assert call.started_at is not None
+            billed = await calls_store.bill(conn, call.id)
+            assert billed is not None, "a call that has just become active is due"
+            await self._note_billed(conn, course, billed, call.started_at)
+            if not billed.debited:
+                course.refusal = errors.InsufficientFunds("the caller cannot pay the first period")
+                return
+        if Effect.ANNOUNCE_ACCEPTED in effects:
+            course.news += pushes.accepted(course.call)
+        if Effect.ANNOUNCE_ENDED in effects:
+            log.info(
+                "call ended",
+                call_id=str(call.id),
+                reason=call.end_reason,
+                periods_billed=call.periods_billed,
+                tokens_spent=call.tokens_spent,
+            )
+            course.news += pushes.ended(course.call)
+        if Effect.PUT_OUT in effects:
+            await self._put_out(conn, course.call)
+
+    async def _note_billed(self, conn: Any, course: _Course, billed: calls_store.Billed, now: datetime) -> None:
+        course.call = billed.call
+        course.news += news_of_billed(billed, self._issuer, now)
+        if billed.call.status is Status.ENDED:
+            await self._put_out(conn, billed.call)
+
+    async def _settle(self, conn: Any, course: _Course, call: Call) -> Call:
+        """Give the unused seconds of the last period back: earnings and the platform's fee → wallet."""
+        back = settlement(call)
+        if back.tokens == 0:
+            return call
+        wallet, earnings = await store.ensure_accounts(conn, [(call.caller_id, "wallet"), (call.callee_id, "earnings")])
+        revenue = await store.platform_account(conn, "platform_revenue")
+        legs = [
+            Leg(wallet.id, -back.tokens),
+            Leg(earnings.id, back.from_earnings_tokens),
+            Leg(revenue.id, back.from_fee_tokens),
+        ]
+        [posting] = await store.post(
+            conn,
+            [
+                Journal(
+                    key=f"call:{call.id}:settle",
+                    type="call_refund",
+                    details={"callId": str(call.id)},
+                    legs=tuple(leg for leg in legs if leg.amount),
+                )
+            ],
+            actor="meter",
+        )
+        if not posting.outcome.done:
+            log.error("call not settled", call_id=str(call.id), outcome=posting.outcome)
+            return call
+        call_id = str(call.id)
+        after = posting.account_after(wallet.id)
+        course.news += pushes.wallet_changed(
+            call.caller_id, after, delta=back.tokens, reason="call_refund", callId=call_id
+        )
+        if back.from_earnings_tokens:
+            course.news += pushes.earnings_changed(
+                call.callee_id,
+                posting.account_after(earnings.id),
+                delta=-back.from_earnings_tokens,
+                reason="call_refund",
+                callId=call_id,
+            )
+        return replace(call, tokens_spent=call.tokens_spent - back.tokens)
+
+    # -- small rules ---------------------------------------------------------------------------------------------
+
+    async def _end(self, user_id: str, call_id: UUID, role: Role, event: Event) -> Call:
+        def choose(call: Call) -> Event:
+            if call.role_of(user_id) is not role:
+                raise errors.NotFound(f"there is no such call for its {role} to end")
+            return event
+
+        call, _ = await self._happen(call_id, choose)
+        return call
+
+    @staticmethod
+    def _only_party(call: Call, user_id: str) -> None:
+        call.role_of(user_id)
+
+    @staticmethod
+    def _must_be_active(call: Call) -> None:
+        if call.status is Status.ENDED:
+            raise errors.CallEnded
+        if call.status is Status.RINGING:
+            raise errors.CallNotAnswered
+
+    def _answer(self, call: Call, role: Role, now: datetime) -> Answered:
+        return Answered(call=call, agora=pushes.agora_payload(self._issuer, call, role, now))
+
+
+def _is_due(call: Call, now: datetime) -> bool:
+    assert call.paid_through is not None
+    return call.paid_through <= now
+
+
+def news_of_billed(billed: calls_store.Billed, issuer: TokenIssuer, now: datetime) -> list[Push]:
+    """What a billed period tells: balances, fresh tokens from the second period on, or the end of the call."""
+    call = billed.call
+    news: list[Push] = []
+    if billed.debited:
+        news += pushes.paid_period(call, billed.wallet, billed.earnings)
+        if call.periods_billed > 1:
+            news += pushes.renewed_tokens(issuer, call, now)
+    if call.status is Status.ENDED:
+        news += pushes.ended(call)
+    return news

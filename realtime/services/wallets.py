@@ -1,0 +1,81 @@
+"""What users hold: wallets and earnings, their histories, and grants by an admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from ledger.journals import Entry, Journal, Leg, Outcome
+
+from ledger import store
+from realtime.adapters import calls_store
+from realtime.domain import errors
+from realtime.domain.call import Account
+from realtime.domain.trust import Identity
+from realtime.services import pushes
+from realtime.services.calls import Transactions
+from realtime.services.pushes import Pushes
+
+log = structlog.get_logger()
+
+
+class Wallets:
+    def __init__(self, *, db: Transactions, out: Pushes, default_rate_tokens_per_period: int) -> None:
+        self._db = db
+        self._out = out
+        self._default_rate = default_rate_tokens_per_period
+
+    async def wallet_of(self, user_id: str) -> Account:
+        return await self._account(user_id, "wallet")
+
+    async def earnings_of(self, user_id: str) -> Account:
+        return await self._account(user_id, "earnings")
+
+    async def _account(self, user_id: str, kind: str) -> Account:
+        """Where an account stands; one that was never used holds nothing, at version 0."""
+        async with self._db.connection() as conn:
+            account = await store.account(conn, user_id, kind)
+        return Account(account.balance, account.version) if account else Account(0, 0)
+
+    async def history(self, user_id: str, before: int | None, limit: int) -> list[Entry]:
+        """The wallet's entries, newest first, before the entry with that id."""
+        async with self._db.connection() as conn:
+            return await store.history(conn, user_id, "wallet", before=before, limit=limit)
+
+    async def rate_of(self, user_id: str) -> int:
+        async with self._db.connection() as conn:
+            return await calls_store.rate_of(conn, user_id, self._default_rate)
+
+    async def set_rate(self, user_id: str, tokens_per_period: int) -> None:
+        """What a period of one's own calls costs, from the next call on."""
+        async with self._db.connection() as conn:
+            await calls_store.set_rate(conn, user_id, tokens_per_period)
+        await self._out.emit_many(pushes.invalidate([user_id], ["me"]))
+
+    async def give(self, admin: Identity, user_id: str, tokens: int, reason: str, key: str) -> Account:
+        async with self._db.begin() as conn:
+            account = await self.grant(conn, admin, user_id, tokens, reason, f"{admin.user_id}:{key}")
+        await self._out.emit_many(pushes.wallet_changed(user_id, account, delta=tokens, reason="grant"))
+        return account
+
+    async def grant(self, conn: Any, admin: Identity, user_id: str, tokens: int, reason: str, key: str) -> Account:
+        """Give tokens away inside the transaction on `conn`; the caller tells the user after its commit."""
+        [wallet] = await store.ensure_accounts(conn, [(user_id, "wallet")])
+        granted = await store.platform_account(conn, "granted_tokens")
+        [posting] = await store.post(
+            conn,
+            [
+                Journal(
+                    key=f"grant:{key}",
+                    type="grant",
+                    details={"reason": reason, "by": admin.user_id},
+                    legs=(Leg(granted.id, tokens), Leg(wallet.id, -tokens)),
+                )
+            ],
+            actor=admin.user_id,
+        )
+        if posting.outcome is not Outcome.POSTED:
+            raise errors.Unavailable(f"the grant was not posted: {posting.outcome}")
+        after = posting.account_after(wallet.id)
+        log.info("tokens granted", user=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
+        return Account(after.balance, after.version)
