@@ -15,7 +15,9 @@ export function People() {
   const online = useOnlineUsers();
   const [search, setSearch] = useState("");
   const wanted = search.trim();
-  const others = (online.data?.users ?? []).filter(({ userId }) => userId !== session.userId);
+  const others = (online.data?.users ?? [])
+    .filter(({ userId }) => userId !== session.userId)
+    .sort((a, b) => Number(a.inCall) - Number(b.inCall) || a.userId.localeCompare(b.userId));
   const shown = others.filter(({ userId }) => userId.toLowerCase().includes(wanted.toLowerCase()));
 
   return (

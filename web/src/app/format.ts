@@ -15,7 +15,8 @@ export const count = (value: number): string => number.format(value);
 export const tokens = (value: number): string =>
   `${number.format(value)} ${Math.abs(value) === 1 ? "token" : "tokens"}`;
 
-export const signed = (value: number): string => (value > 0 ? `+${number.format(value)}` : number.format(value));
+export const signed = (value: number): string =>
+  value > 0 ? `+${number.format(value)}` : number.format(value).replace("-", "−");
 
 export const money = (cents: number): string => usd.format(cents / 100);
 

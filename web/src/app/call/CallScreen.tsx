@@ -1,5 +1,5 @@
 /** The call this tab carries: both pictures, the meter running, and what a person can do about either. */
-import { Mic, MicOff, PhoneOff, Plus, Video, VideoOff, Volume2 } from "lucide-react";
+import { Mic, MicOff, Phone, Plus, Video, VideoOff, Volume2 } from "lucide-react";
 import { useEffect, useRef, type ReactNode } from "react";
 import { useCallMeter, useConnection, type CallState, type MediaState, type UseCall } from "../../client";
 import { Avatar } from "../Avatar";
@@ -83,7 +83,7 @@ export function CallScreen({ call, state }: Props) {
         />
         {payer && <Control label="Top up" icon={<Plus aria-hidden="true" />} onClick={() => buy()} />}
         <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.end(state.call.id))}>
-          <PhoneOff aria-hidden="true" />
+          <Phone className="hang-up" aria-hidden="true" />
           <span>End</span>
         </button>
       </div>

@@ -13,9 +13,9 @@ export function Elsewhere({ call, state }: Props) {
   const other = otherOf(state.call, session.userId);
   const { busy, run } = useAction(other);
   return (
-    <section className="elsewhere" aria-label="Call in another tab">
+    <section className="elsewhere" aria-label="Call elsewhere">
       <p role="status">
-        You’re in a call with <strong>{other}</strong> in another tab.
+        You’re in a call with <strong>{other}</strong>, in another tab or on another device.
       </p>
       <div className="elsewhere-actions">
         <button

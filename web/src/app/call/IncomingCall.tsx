@@ -1,4 +1,4 @@
-import { Phone, PhoneOff } from "lucide-react";
+import { Phone } from "lucide-react";
 import type { CallState, UseCall } from "../../client";
 import { Avatar } from "../Avatar";
 import { Dialog } from "../Dialog";
@@ -25,7 +25,7 @@ export function IncomingCall({ call, state }: Props) {
       <p className="quiet">is calling · pays {rate(rateTokensPerPeriod, periodSeconds)}</p>
       <div className="ring-actions">
         <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.decline(id))}>
-          <PhoneOff aria-hidden="true" />
+          <Phone className="hang-up" aria-hidden="true" />
           <span>Decline</span>
         </button>
         <button

@@ -1,4 +1,4 @@
-import { PhoneOff } from "lucide-react";
+import { Phone } from "lucide-react";
 import type { CallState, UseCall } from "../../client";
 import { Avatar } from "../Avatar";
 import { Dialog } from "../Dialog";
@@ -30,7 +30,7 @@ export function OutgoingCall({ call, state }: Props) {
           autoFocus
           onClick={() => run(() => call.cancel(id))}
         >
-          <PhoneOff aria-hidden="true" />
+          <Phone className="hang-up" aria-hidden="true" />
           <span>Cancel</span>
         </button>
       </div>

@@ -88,7 +88,7 @@ function BuyDialog({ onClose }: { onClose: () => void }) {
       setProblem(
         error instanceof PaymentFormError
           ? error.message
-          : "The payment could not be made. Nothing was charged that you won’t see here.",
+          : "The payment couldn’t be completed. Try again: you won’t be charged twice.",
       );
     } finally {
       setStep(undefined);
