@@ -1,7 +1,7 @@
 /** The socket side: typed events and commands, reconnecting, and the session behind the connection kept alive. */
 import { io, type Socket } from "socket.io-client";
 import { Store } from "./store";
-import type { Ack, Commands, Events } from "./wire";
+import type { Commands, Events, Refused } from "./wire";
 
 /** A command was refused, or (`no_answer`) not acknowledged in time: then whether the server acted is unknown. */
 export class CommandError extends Error {
@@ -96,10 +96,10 @@ export class CallSocket {
     name: Name,
     payload: Commands[Name]["payload"],
   ): Promise<Commands[Name]["answer"]> {
-    let ack: Ack<Commands[Name]["answer"]>;
+    let ack: Commands[Name]["answer"] | Refused;
     try {
       const timed = this.#socket.timeout(this.#options.commandTimeoutMs ?? 8_000);
-      ack = (await timed.emitWithAck(name, payload)) as Ack<Commands[Name]["answer"]>;
+      ack = (await timed.emitWithAck(name, payload)) as Commands[Name]["answer"] | Refused;
     } catch {
       throw new CommandError("no_answer", "The server did not answer in time.");
     }
