@@ -62,14 +62,6 @@ describe("what a tab shows of a call", () => {
     expect(nextCallState(state, { type: "accepted", call: active })).toMatchObject({ call: { periodsBilled: 2 } });
   });
 
-  test("the low-balance warning stays until a top-up pays for two periods", () => {
-    const low: CallEvent = { type: "low", low: { balance: 10, periodsLeft: 1, callId: active.id } };
-    const warned = after(joined, low);
-    expect(warned).toMatchObject({ low: { periodsLeft: 1 } });
-    expect(nextCallState(warned, { type: "topped_up", balance: 19 })).toBe(warned);
-    expect(nextCallState(warned, { type: "topped_up", balance: 20 })).toMatchObject({ low: undefined });
-  });
-
   test("nothing brings an ended call back", () => {
     const seen = after(joined, over);
     const putAway = nextCallState(seen, { type: "dismissed" });
@@ -91,7 +83,6 @@ describe("what a tab shows of a call", () => {
       { type: "ended", call: { ...ended, id: other } },
       { type: "token", callId: other, agora: aGrant(500) },
       { type: "taken", callId: other },
-      { type: "low", low: { balance: 0, periodsLeft: 0, callId: other } },
     ];
     for (const event of foreign) expect(nextCallState(state, event)).toBe(state);
   });

@@ -13,7 +13,16 @@ describe("the meter", () => {
       tokensSpent: 10,
       periodsBilled: 1,
       periodsAffordable: 3,
+      low: false,
     });
+  });
+
+  test.each([
+    [20, 2, false],
+    [19, 1, true],
+    [0, 0, true],
+  ])("with %i tokens left it buys %i periods more and warns: %s", (balance, periodsAffordable, low) => {
+    expect(readMeter(aCall(), ms(5), balance)).toMatchObject({ periodsAffordable, low });
   });
 
   test("never shows less than nothing when the next period's news is late", () => {

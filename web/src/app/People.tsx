@@ -1,10 +1,10 @@
 /** Who can be called now, what it costs, and what one has for it. */
 import { Phone, Search } from "lucide-react";
 import { useState } from "react";
-import { useCall, useCallMeter, useOnlineUsers, useTokenBalance } from "../client";
+import { useCall, useCallMeter, useOnlineUsers, useTokenBalance, type OnlineUser } from "../client";
 import { Avatar } from "./Avatar";
+import { useAction } from "./call/useAction";
 import { rate } from "./format";
-import { useNotify } from "./Notices";
 import { PageHead } from "./PageHead";
 import { sentence } from "./sentences";
 import { useBuyTokens } from "./wallet/BuyTokens";
@@ -51,7 +51,7 @@ export function People() {
           </ul>
         )}
         {online.isSuccess && others.length === 0 && <NobodyHere />}
-        {others.length > 0 && shown.length === 0 && <p className="card quiet">Nobody online is called “{wanted}”.</p>}
+        {wanted !== "" && !others.some(({ userId }) => userId === wanted) && <ByName userId={wanted} />}
         {online.isError && (
           <p className="card problem" role="alert">
             {sentence(online.error)}
@@ -63,25 +63,11 @@ export function People() {
   );
 }
 
-function Person({ userId, ratePerPeriod, inCall }: { userId: string; ratePerPeriod: number; inCall: boolean }) {
+function Person({ userId, ratePerPeriod, inCall }: OnlineUser) {
   const { config } = useCallMeter();
   const { data: wallet } = useTokenBalance();
-  const call = useCall();
   const buy = useBuyTokens();
-  const notify = useNotify();
-  const [ringing, setRinging] = useState(false);
   const affordable = wallet === undefined || wallet.balance >= ratePerPeriod;
-
-  async function ring() {
-    setRinging(true);
-    try {
-      await call.start(userId);
-    } catch (error) {
-      notify(sentence(error, userId), "bad");
-    } finally {
-      setRinging(false);
-    }
-  }
 
   return (
     <li className="person">
@@ -94,22 +80,43 @@ function Person({ userId, ratePerPeriod, inCall }: { userId: string; ratePerPeri
         </span>
       </div>
       {affordable ? (
-        <button
-          type="button"
-          className="button primary"
-          aria-label={`Call ${userId}`}
-          disabled={inCall || ringing}
-          onClick={() => void ring()}
-        >
-          <Phone size={18} aria-hidden="true" />
-          <span>Call</span>
-        </button>
+        <CallButton userId={userId} disabled={inCall} />
       ) : (
         <button type="button" className="button" aria-label={`Top up to call ${userId}`} onClick={() => buy()}>
           Top up
         </button>
       )}
     </li>
+  );
+}
+
+/** The list shows some of many; anyone can be called by their name. */
+function ByName({ userId }: { userId: string }) {
+  return (
+    <div className="card person">
+      <div className="person-text">
+        <strong>{userId}</strong>
+        <span className="quiet">isn’t in this list; you can still try</span>
+      </div>
+      <CallButton userId={userId} disabled={false} />
+    </div>
+  );
+}
+
+function CallButton({ userId, disabled }: { userId: string; disabled: boolean }) {
+  const call = useCall();
+  const { busy, run } = useAction(userId);
+  return (
+    <button
+      type="button"
+      className="button primary"
+      aria-label={`Call ${userId}`}
+      disabled={disabled || busy}
+      onClick={() => run(() => call.start(userId))}
+    >
+      <Phone size={18} aria-hidden="true" />
+      <span>Call</span>
+    </button>
   );
 }
 

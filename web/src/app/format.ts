@@ -39,11 +39,14 @@ export function spokenDuration(seconds: number): string {
   return parts.filter(Boolean).join(" ");
 }
 
-/** `10 tokens / min`, or per so many seconds where a period is no minute. */
-export function rate(tokensPerPeriod: number, periodSeconds: number): string {
-  const period = periodSeconds === 60 ? "min" : periodSeconds === 1 ? "s" : `${periodSeconds} s`;
-  return `${tokens(tokensPerPeriod)} / ${period}`;
+/** What a period is called: `min`, or so many seconds. */
+export function period(periodSeconds: number): string {
+  return periodSeconds === 60 ? "min" : periodSeconds === 1 ? "s" : `${periodSeconds} s`;
 }
+
+/** `10 tokens / min` */
+export const rate = (tokensPerPeriod: number, periodSeconds: number): string =>
+  `${tokens(tokensPerPeriod)} / ${period(periodSeconds)}`;
 
 export const moment = (iso: string): string => dayAndTime.format(new Date(iso));
 

@@ -6,7 +6,7 @@
  * absolute state, and nothing brings an ended call back.
  */
 import { graceOf, paidUntil } from "./meter";
-import type { AgoraGrant, BalanceLow, Call } from "./wire";
+import type { AgoraGrant, Call } from "./wire";
 
 export type CallState =
   | { phase: "idle"; endedId?: string | undefined }
@@ -19,7 +19,6 @@ export type CallState =
       /** This side's way into the channel, where this tab carries the call. */
       agora: AgoraGrant | undefined;
       graceMs: number;
-      low: BalanceLow | undefined;
     }
   | { phase: "ended"; call: Call; here: boolean };
 
@@ -29,8 +28,6 @@ export type CallEvent =
   | { type: "joined"; call: Call; agora: AgoraGrant }
   | { type: "taken"; callId: string }
   | { type: "token"; callId: string; agora: AgoraGrant }
-  | { type: "low"; low: BalanceLow }
-  | { type: "topped_up"; balance: number }
   | { type: "ended"; call: Call }
   | { type: "dismissed" };
 
@@ -50,7 +47,7 @@ export function nextCallState(state: CallState, event: CallEvent): CallState {
       return active(event.call, false);
     case "joined":
       if (isOver(state, event.call.id)) return state;
-      return { ...active(event.call, true, event.agora), low: lowOf(state, event.call.id) };
+      return active(event.call, true, event.agora);
     case "taken":
       if (state.phase !== "active" || state.call.id !== event.callId) return state;
       return { ...state, here: false, agora: undefined };
@@ -61,12 +58,6 @@ export function nextCallState(state: CallState, event: CallEvent): CallState {
         call: paidUntil(state.call, event.agora, state.graceMs),
         agora: state.here ? event.agora : undefined,
       };
-    case "low":
-      if (state.phase !== "active" || state.call.id !== event.low.callId) return state;
-      return { ...state, low: event.low };
-    case "topped_up":
-      if (state.phase !== "active" || !state.low) return state;
-      return event.balance >= 2 * state.call.rateTokensPerPeriod ? { ...state, low: undefined } : state;
     case "ended":
       if (state.phase === "idle") return { phase: "idle", endedId: event.call.id };
       if (!isShown(state, event.call.id)) return state;
@@ -81,14 +72,10 @@ export function callOf(state: CallState): Call | undefined {
   return state.phase === "idle" ? undefined : state.call;
 }
 
-function active(call: Call, here: boolean, agora?: AgoraGrant): Extract<CallState, { phase: "active" }> {
+function active(call: Call, here: boolean, agora?: AgoraGrant): CallState {
   // Without a grant the grace stays unknown, and the call's own figures are what is shown.
   const graceMs = agora ? (graceOf(call, agora) ?? 0) : 0;
-  return { phase: "active", call, here, agora, graceMs, low: undefined };
-}
-
-function lowOf(state: CallState, callId: string): BalanceLow | undefined {
-  return state.phase === "active" && state.call.id === callId ? state.low : undefined;
+  return { phase: "active", call, here, agora, graceMs };
 }
 
 function furthest(shown: Call, arrived: Call): Call {

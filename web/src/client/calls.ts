@@ -60,8 +60,6 @@ export class CallService {
       }),
       socket.on("call:ended", ({ call }) => this.#happened({ type: "ended", call })),
       socket.on("call:token", ({ callId, agora }) => this.#happened({ type: "token", callId, agora })),
-      socket.on("balance:low", (low) => this.#happened({ type: "low", low })),
-      socket.on("balance:update", ({ balance }) => this.#happened({ type: "topped_up", balance })),
       socket.onConnect(() => void this.#catchUp()),
     );
     this.#tabs = new BroadcastChannel(`callmeter.calls.${userId}`);

@@ -1,6 +1,9 @@
 /** What a call costs and how long it is paid for, at one moment: pure, all times in the server's milliseconds. */
 import type { AgoraGrant, Call } from "./wire";
 
+/** The payer is warned when the balance buys fewer than this many periods more. */
+const lowBalancePeriods = 2;
+
 export interface MeterReading {
   elapsedS: number;
   /** Seconds of paid time left. */
@@ -11,6 +14,8 @@ export interface MeterReading {
   periodsBilled: number;
   /** Whole periods the payer's balance still buys after the current one. */
   periodsAffordable: number | undefined;
+  /** True when those are fewer than two, as the server's `balance:low` says at each debit. */
+  low: boolean;
 }
 
 export function readMeter(call: Call, nowMs: number, payerBalance?: number): MeterReading {
@@ -18,16 +23,16 @@ export function readMeter(call: Call, nowMs: number, payerBalance?: number): Met
   const end = call.endedAt === null ? nowMs : Math.min(nowMs, Date.parse(call.endedAt));
   const paidThrough = call.paidThrough === null ? startedAt : Date.parse(call.paidThrough);
   const paidLeftS = call.status === "active" ? Math.max(0, (paidThrough - nowMs) / 1000) : 0;
+  const periodsAffordable =
+    payerBalance === undefined ? undefined : Math.floor(payerBalance / Math.max(1, call.rateTokensPerPeriod));
   return {
     elapsedS: Math.max(0, (end - startedAt) / 1000),
     paidLeftS,
     periodLeft: Math.min(1, paidLeftS / call.periodSeconds),
     tokensSpent: call.tokensSpent,
     periodsBilled: call.periodsBilled,
-    periodsAffordable:
-      payerBalance === undefined || call.rateTokensPerPeriod === 0
-        ? undefined
-        : Math.floor(payerBalance / call.rateTokensPerPeriod),
+    periodsAffordable,
+    low: periodsAffordable !== undefined && periodsAffordable < lowBalancePeriods,
   };
 }
 

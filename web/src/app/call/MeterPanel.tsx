@@ -1,7 +1,7 @@
 /** The money side of a call, always in sight: what was spent, how long it is paid for, how much is left. */
 import { TriangleAlert } from "lucide-react";
 import { useCallMeter, useEarnings, useMeter, useTokenBalance, type CallState } from "../../client";
-import { count, duration, rate, spokenDuration, worth } from "../format";
+import { count, duration, period, spokenDuration, worth } from "../format";
 import { useBuyTokens } from "../wallet/BuyTokens";
 import { MeterDial } from "./MeterDial";
 
@@ -11,7 +11,7 @@ interface Props {
 }
 
 export function MeterPanel({ state, payer }: Props) {
-  const { call, low } = state;
+  const { call } = state;
   const { config } = useCallMeter();
   const wallet = useTokenBalance();
   const earnings = useEarnings();
@@ -19,7 +19,7 @@ export function MeterPanel({ state, payer }: Props) {
 
   return (
     <aside className="meter" aria-label="Meter">
-      <MeterDial left={meter.periodLeft} low={low !== undefined}>
+      <MeterDial left={meter.periodLeft} low={meter.low}>
         <span className="dial-time" data-testid="elapsed">
           {duration(meter.elapsedS)}
         </span>
@@ -49,14 +49,10 @@ export function MeterPanel({ state, payer }: Props) {
         <div>
           <dt>Rate</dt>
           <dd>{count(call.rateTokensPerPeriod)}</dd>
-          <dd className="quiet small">
-            {rate(call.rateTokensPerPeriod, call.periodSeconds).split(" / ")[1]
-              ? `tokens / ${rate(call.rateTokensPerPeriod, call.periodSeconds).split(" / ")[1]}`
-              : ""}
-          </dd>
+          <dd className="quiet small">tokens / {period(call.periodSeconds)}</dd>
         </div>
       </dl>
-      {payer && low && <LowBalance periodsLeft={low.periodsLeft} periodSeconds={call.periodSeconds} />}
+      {meter.low && <LowBalance periodsLeft={meter.periodsAffordable ?? 0} periodSeconds={call.periodSeconds} />}
     </aside>
   );
 }
