@@ -1,0 +1,1 @@
+"""A double-entry ledger in PostgreSQL: the database keeps the invariants, Python carries values to it and back."""

@@ -10,13 +10,14 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import structlog
-from ledger.embedded_postgres import EmbeddedPostgresError, embedded_postgres
 
-from ledger.migrations import migrate_up
+from ledger import migrations
+from ledger.database_url import BadDatabaseUrl
+from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from realtime import config, embedded
 from realtime.adapters import logs
 from realtime.config import Settings
-from realtime.main import run_web
+from realtime.main import document, run_web
 from realtime.worker import run_worker
 
 log = structlog.get_logger()
@@ -24,16 +25,25 @@ log = structlog.get_logger()
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m realtime", description=__doc__)
-    parser.add_argument("role", nargs="?", choices=["web", "worker"], default="web")
+    parser.add_argument(
+        "role",
+        nargs="?",
+        choices=["web", "worker", "openapi", "asyncapi"],
+        default="web",
+        help="serve (the default); meter and do jobs only; or print a document of the interface",
+    )
     parser.add_argument("--workers", type=int, help="server processes behind the one port (WORKERS)")
     parser.add_argument("--migrate", action="store_true", help="bring the database's schema up to date first")
     chosen = parser.parse_args(arguments)
     try:
         settings = config.load(**({"workers": chosen.workers} if chosen.workers else {}))
+        if chosen.role in {"openapi", "asyncapi"}:
+            sys.stdout.write(document(settings, chosen.role))
+            return 0
         logs.configure(log_format=settings.log_format, log_dir=settings.log_dir)
         with complete(settings, migrate=chosen.migrate) as settings:
             _run(run_worker(settings) if chosen.role == "worker" else run_web(settings))
-    except (config.SettingsError, embedded.EmbeddedError, EmbeddedPostgresError) as error:
+    except (config.SettingsError, embedded.EmbeddedError, EmbeddedPostgresError, BadDatabaseUrl) as error:
         return _fail(error)
     except OSError as error:
         return _fail(error)
@@ -51,10 +61,10 @@ def complete(settings: Settings, *, migrate: bool) -> Iterator[Settings]:
     missing: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         if settings.database_url is None:
-            missing["database_url"] = stack.enter_context(embedded_postgres())
-            migrate_up(missing["database_url"])
+            missing["database_url"] = stack.enter_context(EmbeddedPostgres())
+            migrations.up(missing["database_url"])
         elif migrate:
-            migrate_up(settings.database_url)
+            migrations.up(settings.database_url)
         if settings.redis_url is None:
             missing["redis_url"] = stack.enter_context(embedded.redis())
         if missing:

@@ -62,7 +62,7 @@ def _http_url(value: str) -> str:
 
 
 def _postgres_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"postgres", "postgresql"}:
+    if urlsplit(value).scheme.partition("+")[0] not in {"postgres", "postgresql"}:
         raise ValueError("is not a postgresql:// URL")
     return value
 

@@ -4,135 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-import signal
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 
 import aiohttp
-import redis.asyncio
+import redis
 import structlog
 from aiohttp import web
 
-from realtime.adapters.agora_tokens import TokenIssuer
-from realtime.adapters.limiter import Limiter
-from realtime.adapters.postgres import UNREACHABLE, open_pool
-from realtime.adapters.presence import Presence
+from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
+from realtime.composition import Core, background, build_core, new_instance_id, servers, stop_on_signals
 from realtime.config import Settings
-from realtime.domain.call import Call
-from realtime.edge import http, routes
+from realtime.edge import bff, documents, http, routes
 from realtime.edge.authentication import Authenticator
+from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
 from realtime.edge.middlewares import middlewares
+from realtime.edge.pages import Pages
+from realtime.edge.routes import Route
+from realtime.edge.security_headers import security_headers
 from realtime.edge.sockets import Sockets
 from realtime.fanout import FanoutServer, serve
-from realtime.services.attendance import Attendance
-from realtime.services.calls import Calls
-from realtime.services.metering import Meter
-from realtime.services.pushes import Pushes
 from realtime.services.sessions import Sessions
-from realtime.services.wallets import Wallets
 
 log = structlog.get_logger()
 
-REDIS_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 2.0
-
-
-@dataclass(slots=True)
-class Core:
-    """What the web process and the worker both have: the servers they talk to, the calls and the meter."""
-
-    settings: Settings
-    instance_id: str
-    db: Database
-    redis: Any
-    http_client: aiohttp.ClientSession
-    presence: Presence
-    limiter: Limiter
-    out: Pushes
-    calls: Calls
-    meter: Meter
-    attendance: Attendance
-    wallets: Wallets
-
-
-def new_instance_id() -> str:
-    return f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
-
-
-@asynccontextmanager
-async def servers(settings: Settings) -> AsyncIterator[tuple[Database, Any, aiohttp.ClientSession]]:
-    """Connections to PostgreSQL, Redis and HTTP; PostgreSQL must answer for the start to succeed."""
-    assert settings.database_url, "the settings name a database by now"
-    assert settings.redis_url, "the settings name a Redis by now"
-    async with contextlib.AsyncExitStack() as stack:
-        pool = await open_pool(settings.database_url, max_size=settings.database_pool_size)
-        stack.push_async_callback(_close_pool, pool)
-        client = redis.asyncio.from_url(
-            settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
-        )
-        stack.push_async_callback(client.aclose)
-        http_client = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Database(pool), client, http_client
-
-
-async def _close_pool(pool: Any) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(pool.close(), 5)
-    pool.terminate()
-
-
-def build_core(
-    settings: Settings,
-    instance_id: str,
-    out: Pushes,
-    db: Database,
-    redis_client: Any,
-    http_client: aiohttp.ClientSession,
-) -> Core:
-    presence = Presence(redis_client, instance_id)
-    limiter = Limiter(redis_client)
-    issuer = TokenIssuer(settings.agora_app_id, settings.agora_app_certificate, settings.agora_token_version)
-
-    async def put_out(_conn: Any, _call: Call) -> None:
-        return
-
-    calls = Calls(db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=put_out, settings=settings)
-    return Core(
-        settings=settings,
-        instance_id=instance_id,
-        db=db,
-        redis=redis_client,
-        http_client=http_client,
-        presence=presence,
-        limiter=limiter,
-        out=out,
-        calls=calls,
-        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=put_out),
-        attendance=Attendance(
-            db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
-        ),
-        wallets=Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
-    )
-
-
-def stop_on_signals() -> asyncio.Event:
-    """Set by SIGTERM or Ctrl-C; a second one ends the process at once, as people expect."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        stopping.set()
-        loop.remove_signal_handler(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return stopping
 
 
 async def run_web(settings: Settings) -> None:
@@ -152,11 +50,12 @@ async def run_web(settings: Settings) -> None:
             verifier_of(settings, _fetch_json(http_client)),
             Sessions(redis_client),
             secure_cookies=settings.production,
+            allowed_origins=settings.allowed_origins,
         )
         sockets = Sockets(
             sio, authenticator=authenticator, calls=core.calls, wallets=core.wallets, attendance=core.attendance
         )
-        app = build_http(core, authenticator, sio)
+        app = build_http(core, authenticator, sio, CspReports(lambda _directive, _disposition: None))
         async with background(core, meter=settings.meter_in_web):
             await sio.start()
             try:
@@ -172,33 +71,48 @@ async def run_web(settings: Settings) -> None:
     log.info("stopped")
 
 
-def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer) -> web.Application:
+def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer, csp_reports: CspReports) -> web.Application:
     settings = core.settings
-    app = web.Application(middlewares=middlewares(settings), client_max_size=routes.MAX_BODY_BYTES)
-    table = [
-        *http.health_routes({"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, sio)}),
-        *http.call_routes(core.calls),
-        *http.wallet_routes(core.wallets),
-        *http.grant_routes(core.wallets),
-    ]
-    if not settings.production and settings.jwt_secret:
-        table += http.development_routes(SharedSecret(settings.jwt_secret))
-    routes.mount(app, table, authenticator)
+    app = web.Application(
+        middlewares=[*middlewares(settings), Pages().middleware], client_max_size=routes.MAX_BODY_BYTES
+    )
+    app.on_response_prepare.append(security_headers(settings))
+    routes.mount(app, route_table(core, authenticator, sio, csp_reports), authenticator)
     return app
 
 
-@asynccontextmanager
-async def background(core: Core, *, meter: bool) -> AsyncIterator[None]:
-    """The loops beside the requests. They end before the connections they use are closed."""
-    tasks = [asyncio.create_task(core.attendance.run(), name="attendance")]
-    if meter:
-        tasks.append(asyncio.create_task(core.meter.run(), name="meter"))
-    try:
-        yield
-    finally:
-        core.meter.stop()
-        core.attendance.stop()
-        await asyncio.wait(tasks, timeout=10)
+def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer, csp_reports: CspReports) -> list[Route]:
+    """Every HTTP route of this server, those of its documents included."""
+    settings = core.settings
+    table = [
+        *http.health_routes({"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, sio)}),
+        *bff.session_routes(settings, authenticator, sio.disconnect),
+        *http.call_routes(core.calls),
+        *http.wallet_routes(core.wallets),
+        *http.grant_routes(core.wallets),
+        *csp_reports.routes(),
+    ]
+    if not settings.production and settings.jwt_secret:
+        table += http.development_routes(SharedSecret(settings.jwt_secret))
+    return table + documents.document_routes(table, secure_cookies=authenticator.secure_cookies)
+
+
+class _Unbuilt:
+    """Stands for a service while only the documents are made: the rows refer to services and call none."""
+
+    def __getattr__(self, _name: str) -> _Unbuilt:
+        return self
+
+
+def document(settings: Settings, kind: str) -> str:
+    """The OpenAPI or AsyncAPI document of a server with these settings, without building one."""
+    if kind == "asyncapi":
+        return documents.text_of(documents.asyncapi())
+    unbuilt: Any = _Unbuilt()
+    parts = {part.name: unbuilt for part in fields(Core)} | {"settings": settings}
+    authenticator = Authenticator(unbuilt, unbuilt, secure_cookies=settings.production)
+    table = route_table(Core(**parts), authenticator, unbuilt, CspReports(unbuilt))
+    return documents.text_of(documents.openapi(table, secure_cookies=settings.production))
 
 
 def _postgres_probe(db: Database) -> http.Probe:

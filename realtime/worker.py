@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import structlog
 
+from realtime.composition import background, build_core, new_instance_id, servers, stop_on_signals
 from realtime.config import Settings
 from realtime.fanout import FanoutServer
-from realtime.main import background, build_core, new_instance_id, servers, stop_on_signals
 
 log = structlog.get_logger()
 

@@ -113,7 +113,6 @@ def launch(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Launch
         env = {
             "PATH": os.environ["PATH"],
             "HOME": os.environ.get("HOME", "/"),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(ROOT),
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,

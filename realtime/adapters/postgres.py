@@ -8,6 +8,8 @@ from typing import Any
 
 import asyncpg
 
+from ledger.database_url import DatabaseUrl
+
 UNREACHABLE = (
     OSError,
     asyncio.TimeoutError,
@@ -36,14 +38,16 @@ async def open_pool(url: str, *, max_size: int) -> Any:
     `idle_in_transaction_session_timeout` ends a transaction whose process hangs between two statements, and the TCP
     settings notice a host that vanished, so that a call's row is free for another meter within seconds.
     """
+    database = DatabaseUrl.parse(url).for_asyncpg()
     return await asyncpg.create_pool(
-        url,
+        database["dsn"],
         min_size=1,
         max_size=max_size,
         command_timeout=COMMAND_TIMEOUT_S,
         timeout=5.0,
         init=_prepare,
-        server_settings={
+        server_settings=database["server_settings"]
+        | {
             "application_name": "callmeter",
             "idle_in_transaction_session_timeout": "4000",
             "lock_timeout": "4000",

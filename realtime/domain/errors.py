@@ -58,6 +58,12 @@ class PayloadTooLarge(Refused):
     code = "payload_too_large"
 
 
+class UnsupportedMediaType(Refused):
+    """This route does not take that media type."""
+
+    code = "unsupported_media_type"
+
+
 class NotFound(Refused):
     """There is no such thing, or it is not yours."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ledger.journals import Entry
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
+from ledger.journals import HistoryEntry
 from realtime.domain.call import Account
 from realtime.services.pushes import iso
+
+TrustLevel = Literal["basic", "verified", "trusted", "vip"]
+RoleName = Literal["user", "admin"]
 
 
 class CallAnswer(BaseModel):
@@ -65,8 +68,8 @@ class TransactionPage(BaseModel):
 class Me(BaseModel):
     userId: str
     tokensPerPeriod: int
-    trust: str
-    role: str
+    trust: TrustLevel
+    role: RoleName
 
 
 class Rate(BaseModel):
@@ -87,6 +90,39 @@ class Token(BaseModel):
     token: str
 
 
+class ClientConfig(BaseModel):
+    """What a page needs to know of the server."""
+
+    environment: Literal["development", "production"]
+    agoraConfigured: bool
+    agoraAppId: str
+    stripePublishableKey: str | None
+    stripeApiBase: str | None
+    """Set only while a stand-in takes Stripe's place."""
+    tokensPerUsd: int
+    periodSeconds: int
+    devLogin: bool
+
+
+class SignedIn(BaseModel):
+    authenticated: Literal[True]
+    userId: str
+    trust: TrustLevel
+    role: RoleName
+    csrfToken: str
+    expiresAt: str
+    config: ClientConfig
+
+
+class SignedOut(BaseModel):
+    authenticated: Literal[False]
+    config: ClientConfig
+
+
+class SessionState(RootModel[SignedIn | SignedOut]):
+    """Who is signed in here, if anybody."""
+
+
 def balance(account: Account, query_key: list[str]) -> dict[str, Any]:
     return {
         "balance": account.balance_tokens,
@@ -96,14 +132,14 @@ def balance(account: Account, query_key: list[str]) -> dict[str, Any]:
     }
 
 
-def transaction(entry: Entry) -> dict[str, Any]:
+def transaction(entry: HistoryEntry) -> dict[str, Any]:
     """One entry on a wallet; `amount` is what it did to the balance."""
     shown = {
-        "id": entry.public_id,
+        "id": str(entry.public_id),
         "type": entry.type,
-        "amount": entry.change,
-        "balanceAfter": entry.balance,
+        "amount": entry.delta,
+        "balanceAfter": entry.balance_after,
         "version": entry.version,
-        "at": iso(entry.at),
+        "at": iso(entry.created_at),
     }
     return shown | {key: entry.details[key] for key in ("callId", "purchaseId", "reason") if key in entry.details}

@@ -1,15 +1,21 @@
-"""From a request or a handshake to an Identity: a Bearer token, or the session cookie with its CSRF token."""
+"""From a request or a handshake to an Identity: a Bearer token, or the session cookie with its CSRF token.
+
+A token in the Authorization header or the handshake is put there by whoever holds it. A cookie is sent along by the
+browser whoever asked for the request, so with a cookie a request that changes something needs the CSRF token, and a
+socket must have been opened by a page of this server or of an allowed origin.
+"""
 
 from __future__ import annotations
 
 import hmac
 import time
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from realtime.domain.errors import CsrfRefused, Forbidden, Unauthenticated
+from realtime.domain.errors import CsrfRefused, Forbidden, OriginRefused, Unauthenticated
 from realtime.domain.trust import Identity, UserRole
 from realtime.edge.identity import Verifier
 from realtime.services.sessions import Session, Sessions
@@ -25,11 +31,16 @@ def cookie_name(*, secure: bool) -> str:
 
 
 class Authenticator:
-    def __init__(self, verifier: Verifier, sessions: Sessions, *, secure_cookies: bool) -> None:
+    def __init__(
+        self, verifier: Verifier, sessions: Sessions, *, secure_cookies: bool, allowed_origins: Collection[str] = ()
+    ) -> None:
         self._verifier = verifier
-        self._sessions = sessions
+        self.sessions = sessions
         self.secure_cookies = secure_cookies
         self.cookie = cookie_name(secure=secure_cookies)
+        self._allowed_origins = frozenset(allowed_origins)
+
+    # -- HTTP ----------------------------------------------------------------------------------------------------
 
     async def bearer(self, request: web.Request) -> Identity | None:
         header = request.headers.get("Authorization")
@@ -40,14 +51,27 @@ class Authenticator:
             raise Unauthenticated("the Authorization header is not a Bearer token")
         return await self._verifier.verify(token.strip())
 
+    def cookie_of(self, request: web.Request) -> str | None:
+        return request.cookies.get(self.cookie) or None
+
     async def session(self, request: web.Request) -> Session | None:
-        cookie = request.cookies.get(self.cookie)
-        return await self._sessions.find(cookie) if cookie else None
+        """The session of the request's cookie, None without a cookie; raises Unauthenticated if it has ended."""
+        cookie = self.cookie_of(request)
+        return await self.sessions.find(cookie) if cookie else None
 
     async def of_request(self, request: web.Request) -> Identity:
-        """Who sent this request. With a cookie, a method that changes something needs the session's CSRF token."""
-        if identity := await self.bearer(request):
-            return identity
+        """Who sent this request, by token or by session."""
+        return await self.bearer(request) or await self.of_session(request)
+
+    async def of_bearer(self, request: web.Request) -> Identity:
+        """Who sent this request, by token only."""
+        identity = await self.bearer(request)
+        if identity is None:
+            raise Unauthenticated("a Bearer token is needed")
+        return identity
+
+    async def of_session(self, request: web.Request) -> Identity:
+        """Who sent this request, by session only; a method that changes something needs the CSRF token."""
         session = await self.session(request)
         if session is None:
             raise Unauthenticated
@@ -58,7 +82,7 @@ class Authenticator:
     @staticmethod
     def check_csrf(request: web.Request, session: Session) -> None:
         given = request.headers.get(CSRF_HEADER, "")
-        if not hmac.compare_digest(given.encode(), session.csrf_token.encode()):
+        if not hmac.compare_digest(given.encode(errors="replace"), session.csrf_token.encode()):
             raise CsrfRefused
 
     async def of_admin(self, request: web.Request) -> Identity:
@@ -67,24 +91,43 @@ class Authenticator:
             raise Forbidden("this needs the role admin")
         return identity
 
-    async def of_handshake(self, environ: dict[str, Any], auth: Any) -> Identity:
+    def check_origin(self, origin: str | None, host: str | None) -> None:
+        """A page that acts by cookie must be this server's own or of a named origin; `*` is not a name.
+
+        Browsers send Origin with every socket and every unsafe request, and scripts cannot change it. Without one it is
+        no browser, or a GET of the page's own origin.
+        """
+        if origin is None or origin in self._allowed_origins:
+            return
+        if not host or urlsplit(origin).netloc.lower() != host.lower():
+            raise OriginRefused
+
+    # -- sockets -------------------------------------------------------------------------------------------------
+
+    async def of_handshake(self, sid: str, environ: dict[str, Any], auth: Any) -> tuple[Identity, Session | None]:
         """Who opens this socket: `auth: {token}`, or the session cookie of the page."""
         if auth is not None:
             if not isinstance(auth, dict) or set(auth) - {"token"} or not isinstance(auth.get("token"), str):
                 raise Unauthenticated("the handshake's auth is not {token}")
-            return await self._verifier.verify(auth["token"])
-        cookies: SimpleCookie = SimpleCookie()
-        try:
-            cookies.load(environ.get("HTTP_COOKIE", ""))
-        except CookieError:
-            raise Unauthenticated from None
-        morsel = cookies.get(self.cookie)
-        if morsel is None:
+            return await self._verifier.verify(auth["token"]), None
+        cookie = _cookie_named(self.cookie, environ.get("HTTP_COOKIE", ""))
+        if cookie is None:
             raise Unauthenticated
-        return (await self._sessions.find(morsel.value)).identity
+        self.check_origin(environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST"))
+        session = await self.sessions.attach(cookie, sid)
+        return session.identity, session
 
     async def of_token(self, token: str) -> Identity:
         return await self._verifier.verify(token)
+
+
+def _cookie_named(name: str, header: str) -> str | None:
+    """One cookie of the header, whatever else is in it: other applications' cookies need not be well-formed."""
+    for pair in header.split(";"):
+        key, equals, value = pair.strip().partition("=")
+        if equals and key == name:
+            return value.strip('"')
+    return None
 
 
 def still_valid(identity: Identity) -> bool:

@@ -23,6 +23,7 @@ STATUS: Mapping[type[errors.Refused], HTTPStatus] = {
     errors.OriginRefused: HTTPStatus.FORBIDDEN,
     errors.InvalidPayload: HTTPStatus.BAD_REQUEST,
     errors.PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.CalleeUnavailable: HTTPStatus.CONFLICT,
     errors.Busy: HTTPStatus.CONFLICT,

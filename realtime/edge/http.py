@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 
@@ -20,8 +21,8 @@ from realtime.services.wallets import Wallets
 def call_routes(calls: Calls) -> list[Route]:
     async def listing(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, wire.UUID)
-        page = await calls.history(asked.caller.user_id, after, limit + 1)  # type: ignore[arg-type]
+        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, UUID)
+        page = await calls.history(asked.caller.user_id, after, limit + 1)
         more = len(page) > limit
         cursor = wire.encode_cursor(page[limit - 1].created_at.isoformat(), page[limit - 1].id) if more else None
         return Answer({"items": [pushes.call_payload(call) for call in page[:limit]], "nextCursor": cursor})
@@ -42,7 +43,7 @@ def call_routes(calls: Calls) -> list[Route]:
 
 def _call_id(asked: Asked) -> Any:
     try:
-        return wire.UUID(asked.path["callId"])
+        return UUID(asked.path["callId"])
     except ValueError:
         raise NotFound("there is no such call") from None
 
@@ -60,7 +61,7 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
         limit = wire.page_limit(asked.query.get("limit"))
         before = wire.decode_cursor(asked.query.get("cursor"), int)
         page = await wallets.history(asked.caller.user_id, before[0] if before else None, limit + 1)
-        cursor = wire.encode_cursor(page[limit - 1].version) if len(page) > limit else None
+        cursor = wire.encode_cursor(page[limit - 1].journal_id) if len(page) > limit else None
         return Answer({"items": [answers.transaction(entry) for entry in page[:limit]], "nextCursor": cursor})
 
     async def me(asked: Asked) -> Answer:
@@ -113,7 +114,7 @@ def health_routes(probes: dict[str, Probe]) -> list[Route]:
         Route("GET", "/health", Who.ANYONE, health, "Whether the process answers; it asks nobody else.",
               answer=answers.Health),
         Route("GET", "/ready", Who.ANYONE, ready, "Whether everything it needs answers.",
-              answer=answers.Ready, statuses=(503,)),
+              answer=answers.Ready, also={503: answers.Ready}),
     ]  # fmt: skip
 
 

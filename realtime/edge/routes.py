@@ -7,8 +7,8 @@ authorization and the OpenAPI document are all made from these rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
@@ -27,7 +27,13 @@ MAX_BODY_BYTES = 64 * 1024
 class Who(StrEnum):
     ANYONE = "anyone"
     USER = "user"
+    """Whoever has a token, or a session and, for unsafe methods, its CSRF token."""
     ADMIN = "admin"
+    """A user with the role admin."""
+    BEARER = "bearer"
+    """Whoever has a token; a session does not do."""
+    SESSION = "session"
+    """Whoever has a session; a token does not do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,15 @@ class Route:
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
-    """What it may answer besides 200 and the refusals every route of its kind has."""
+    """What it may answer besides `status` and the refusals every route of its kind has."""
+    status: int = HTTPStatus.OK
+    """What it answers when all is well, with a body like `answer`."""
+    also: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+    """Other statuses that are no refusals, and their bodies."""
+    reads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Media types and JSON schemas of a body the handler reads itself."""
+    gives: str = "application/json"
+    """The media type of the answer."""
 
 
 ANONYMOUS: Any = None
@@ -93,16 +107,23 @@ async def json_body(request: web.Request) -> Any:
 
 def mount(app: web.Application, routes: Sequence[Route], authenticator: Authenticator) -> None:
     for route in routes:
-        app.router.add_route(route.method, route.path, _endpoint(route, authenticator), name=None)
+        endpoint = _endpoint(route, authenticator)
+        if route.method == "GET":
+            app.router.add_get(route.path, endpoint, allow_head=True)
+        else:
+            app.router.add_route(route.method, route.path, endpoint)
 
 
 def _endpoint(route: Route, authenticator: Authenticator) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    identify = {
+        Who.USER: authenticator.of_request,
+        Who.ADMIN: authenticator.of_admin,
+        Who.BEARER: authenticator.of_bearer,
+        Who.SESSION: authenticator.of_session,
+    }.get(route.who)
+
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        caller = ANONYMOUS
-        if route.who is Who.USER:
-            caller = await authenticator.of_request(request)
-        elif route.who is Who.ADMIN:
-            caller = await authenticator.of_admin(request)
+        caller = await identify(request) if identify else ANONYMOUS
         payload = wire.parse(route.payload, await json_body(request)) if route.payload else None
         answer = await route.handle(Asked(request, caller, payload))
         return answer.response() if isinstance(answer, Answer) else answer

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import socketio
 import structlog
+from redis.exceptions import RedisError
 
-from realtime.domain.errors import Unauthenticated, Unavailable
+from realtime.domain.errors import InvalidPayload, Unauthenticated, Unavailable
 from realtime.domain.transitions import Status
 from realtime.domain.trust import Identity
-from realtime.edge import wire
+from realtime.edge import events, wire
 from realtime.edge.authentication import Authenticator, still_valid
 from realtime.edge.errors import as_refused, socket_answer
 from realtime.services import pushes
@@ -29,6 +32,8 @@ class Tab:
 
     sid: str
     identity: Identity
+    session_id: str | None = None
+    """The browser session it was opened with, if by cookie."""
 
     @property
     def user_id(self) -> str:
@@ -63,7 +68,8 @@ class Sockets:
         if self.draining:
             raise socketio.exceptions.ConnectionRefusedError("the server is stopping", {"code": "unavailable"})
         try:
-            tab = Tab(sid, await self._authenticator.of_handshake(environ, auth))
+            identity, session = await self._authenticator.of_handshake(sid, environ, auth)
+            tab = Tab(sid, identity, session.id if session else None)
         except Exception as error:
             answer = socket_answer(error)["error"]
             raise socketio.exceptions.ConnectionRefusedError(answer["message"], answer) from None
@@ -77,8 +83,12 @@ class Sockets:
 
     async def _disconnect(self, sid: str, *_reason: Any) -> None:
         tab = self._tabs.pop(sid, None)
-        if tab is not None:
-            await self._attendance.left(tab.user_id)
+        if tab is None:
+            return
+        await self._attendance.left(tab.user_id)
+        if tab.session_id is not None:
+            with suppress(RedisError):
+                await self._authenticator.sessions.detach(tab.session_id, sid)
 
     async def send_snapshot(self, sid: str) -> None:
         """Tell one tab where its user stands: the balance, and the call that is going on."""
@@ -106,8 +116,10 @@ class Sockets:
             await self.send_snapshot(sid)
 
     async def drain(self) -> None:
-        """No new connections or calls; tell the tabs, which reconnect elsewhere."""
+        """No new connections or calls; the tabs are let go, and reconnect elsewhere."""
         self.draining = True
+        for sid in list(self._tabs):
+            await self._sio.disconnect(sid)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -120,7 +132,7 @@ class Sockets:
                 if tab is None or (not still_valid(tab.identity) and name != "auth:renew"):
                     raise Unauthenticated("the token has expired")
                 if len(data) > 1:
-                    raise wire.InvalidPayload("one object is expected")
+                    raise InvalidPayload("one object is expected")
                 payload = wire.parse(event.payload, data[0] if data else {})
                 return {"ok": True} | await event.handle(self, tab, payload)
             except Exception as error:
@@ -162,7 +174,7 @@ class Sockets:
             raise Unauthenticated("the token is another user's")
         tab.identity = identity
         self._sio.set_expiry(tab.sid, identity.expires_at_s)
-        return {"expiresAt": identity.expires_at_s}
+        return {"expiresAt": pushes.iso(datetime.fromtimestamp(identity.expires_at_s, UTC))}
 
     async def _into_call(self, tab: Tab, answered: Answered) -> dict[str, Any]:
         call = answered.call
@@ -172,18 +184,27 @@ class Sockets:
 
 class SocketEvent(NamedTuple):
     payload: type[wire.Payload]
+    answer: type[events.Acknowledged]
     handle: Callable[[Sockets, Tab, Any], Awaitable[dict[str, Any]]]
     summary: str
 
 
 EVENTS: Mapping[str, SocketEvent] = {
-    "call:start": SocketEvent(wire.StartCall, Sockets._start, "Ring another user."),
-    "call:accept": SocketEvent(wire.OfCall, Sockets._accept, "Answer; the first tab wins."),
-    "call:join": SocketEvent(wire.OfCall, Sockets._join, "Come into an answered call, or take it over."),
-    "call:decline": SocketEvent(wire.OfCall, Sockets._decline, "Refuse a call that rings."),
-    "call:cancel": SocketEvent(wire.OfCall, Sockets._cancel, "Stop ringing."),
-    "call:end": SocketEvent(wire.OfCall, Sockets._end, "Hang up."),
-    "call:renew": SocketEvent(wire.OfCall, Sockets._renew, "A fresh video token while paid up."),
-    "balance:get": SocketEvent(wire.Nothing, Sockets._balance, "The wallet's balance and version."),
-    "auth:renew": SocketEvent(wire.RenewAuth, Sockets._renew_auth, "Go on with a new token of the same user."),
+    "call:start": SocketEvent(wire.StartCall, events.CallAcknowledged, Sockets._start, "Ring another user."),
+    "call:accept": SocketEvent(wire.OfCall, events.InCallAcknowledged, Sockets._accept, "Answer; the first tab wins."),
+    "call:join": SocketEvent(
+        wire.OfCall, events.InCallAcknowledged, Sockets._join, "Come into an answered call, or take it over."
+    ),
+    "call:decline": SocketEvent(wire.OfCall, events.CallAcknowledged, Sockets._decline, "Refuse a call that rings."),
+    "call:cancel": SocketEvent(wire.OfCall, events.CallAcknowledged, Sockets._cancel, "Stop ringing."),
+    "call:end": SocketEvent(wire.OfCall, events.CallAcknowledged, Sockets._end, "Hang up."),
+    "call:renew": SocketEvent(
+        wire.OfCall, events.AgoraAcknowledged, Sockets._renew, "A fresh video token while paid up."
+    ),
+    "balance:get": SocketEvent(
+        wire.Nothing, events.BalanceAcknowledged, Sockets._balance, "The wallet's balance and version."
+    ),
+    "auth:renew": SocketEvent(
+        wire.RenewAuth, events.RenewedAcknowledged, Sockets._renew_auth, "Go on with a new token of the same user."
+    ),
 }

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
-from ledger.journals import Journal, Leg
 
 from ledger import store
+from ledger.journals import Journal, Outcome, TransactionType, credit, debit
 from realtime.adapters import calls_store
 from realtime.adapters.identifiers import new_id
 from realtime.adapters.limiter import Limiter
@@ -177,8 +177,8 @@ class Calls:
         settings = self._settings
         async with self._db.begin() as conn:
             rate = await calls_store.rate_of(conn, callee_id, settings.default_rate_tokens_per_period)
-            wallet, earnings = await store.ensure_accounts(conn, [(caller_id, "wallet"), (callee_id, "earnings")])
-            if wallet.balance < rate:
+            wallet_id, earnings_id = await store.ensure_accounts(conn, [(caller_id, "wallet"), (callee_id, "earnings")])
+            if (await store.balance(conn, caller_id, "wallet")).balance < rate:
                 raise errors.InsufficientFunds
             call = await calls_store.insert(
                 conn,
@@ -193,8 +193,8 @@ class Calls:
                     grace_s=settings.call_grace_seconds,
                     refund_unused_seconds=settings.billing_rounding is BillingRounding.SECOND,
                 ),
-                caller_wallet_id=wallet.id,
-                callee_earnings_id=earnings.id,
+                caller_wallet_id=wallet_id,
+                callee_earnings_id=earnings_id,
                 ring_timeout_s=settings.ring_timeout_seconds,
             )
             if call is None:  # another tab's start with this request committed first
@@ -283,37 +283,33 @@ class Calls:
         back = settlement(call)
         if back.tokens == 0:
             return call
-        wallet, earnings = await store.ensure_accounts(conn, [(call.caller_id, "wallet"), (call.callee_id, "earnings")])
-        revenue = await store.platform_account(conn, "platform_revenue")
-        legs = [
-            Leg(wallet.id, -back.tokens),
-            Leg(earnings.id, back.from_earnings_tokens),
-            Leg(revenue.id, back.from_fee_tokens),
-        ]
-        [posting] = await store.post(
-            conn,
-            [
-                Journal(
-                    key=f"call:{call.id}:settle",
-                    type="call_refund",
-                    details={"callId": str(call.id)},
-                    legs=tuple(leg for leg in legs if leg.amount),
-                )
-            ],
-            actor="meter",
+        wallet_id, earnings_id = await store.ensure_accounts(
+            conn, [(call.caller_id, "wallet"), (call.callee_id, "earnings")]
         )
-        if not posting.outcome.done:
-            log.error("call not settled", call_id=str(call.id), outcome=posting.outcome)
-            return call
+        legs = [
+            credit(wallet_id, back.tokens),
+            debit(earnings_id, back.from_earnings_tokens),
+            debit(await store.platform_account(conn, "platform_revenue"), back.from_fee_tokens),
+        ]
         call_id = str(call.id)
-        after = posting.account_after(wallet.id)
+        journal = Journal(
+            key=f"call:{call_id}:settle",
+            type=TransactionType.CALL_REFUND,
+            legs=tuple(leg for leg in legs if leg.amount),
+            details={"callId": call_id},
+        )
+        [posting] = await store.post(conn, [journal], actor="meter")
+        if posting.outcome is not Outcome.POSTED:
+            log.error("call not settled", call_id=call_id, outcome=posting.outcome)
+            return call
+        after = {leg.account_id: pushes.account_after(leg) for leg in posting.legs}
         course.news += pushes.wallet_changed(
-            call.caller_id, after, delta=back.tokens, reason="call_refund", callId=call_id
+            call.caller_id, after[wallet_id], delta=back.tokens, reason="call_refund", callId=call_id
         )
         if back.from_earnings_tokens:
             course.news += pushes.earnings_changed(
                 call.callee_id,
-                posting.account_after(earnings.id),
+                after[earnings_id],
                 delta=-back.from_earnings_tokens,
                 reason="call_refund",
                 callId=call_id,

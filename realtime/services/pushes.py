@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
+from ledger.journals import PostedLeg
 from realtime.domain.call import AGORA_UID, Account, Call, Role
 from realtime.domain.transitions import Status
 
@@ -101,6 +102,13 @@ def ended(call: Call) -> list[Push]:
 def invalidate(user_ids: Sequence[str], *query_keys: list[str]) -> list[Push]:
     payload = {"queryKeys": list(query_keys)}
     return [Push(user_room(user), "query:invalidate", payload) for user in user_ids]
+
+
+def account_after(leg: PostedLeg) -> Account:
+    """Where a posted leg left its account."""
+    assert leg.balance is not None, "a posted journal's accounts exist"
+    assert leg.version is not None
+    return Account(leg.balance, leg.version)
 
 
 def balance_data(account: Account, *, delta: int, reason: str, query_key: list[str], **more: Any) -> dict[str, Any]:

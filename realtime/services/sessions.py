@@ -1,6 +1,10 @@
 """Browser sessions: an identity kept in Redis behind a random cookie, so that no token is within JavaScript's reach.
 
-Only a hash of the cookie is stored: whoever reads Redis cannot put on somebody's session.
+Only a hash of the cookie is stored: whoever reads Redis cannot put on somebody's session. The cookie is made here,
+never taken from the browser, and is a new one at each sign-in and renewal, so that one planted beforehand is worth
+nothing.
+
+A session knows the sockets opened with it, on any instance: ending it closes them.
 """
 
 from __future__ import annotations
@@ -15,9 +19,16 @@ from typing import Any
 from realtime.domain.errors import Unauthenticated
 from realtime.domain.trust import Identity, Trust, UserRole
 
+RENEWAL_OVERLAP_S = 10
+"""How long a renewed session's former cookie is still good: for requests that were on their way."""
+
+MAX_COOKIE_CHARACTERS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
+    id: str
+    """Names the session through its renewals; it opens nothing."""
     identity: Identity
     csrf_token: str
 
@@ -26,41 +37,95 @@ def _key(cookie: str) -> str:
     return f"{{callmeter}}:session:{hashlib.sha256(cookie.encode()).hexdigest()}"
 
 
+def _sockets_key(session_id: str) -> str:
+    return f"{{callmeter}}:session-sockets:{session_id}"
+
+
 class Sessions:
     """Raises Redis's errors: without Redis nobody can be told apart by a cookie."""
 
     def __init__(self, redis: Any) -> None:
         self._redis = redis
 
-    async def open(self, identity: Identity) -> tuple[str, Session]:
-        """A new session that ends with the token it was made from; answers the cookie's value with it."""
-        cookie, session = secrets.token_urlsafe(32), Session(identity, secrets.token_urlsafe(24))
+    async def open(self, identity: Identity, renewed: Session | None = None) -> tuple[str, Session]:
+        """A session that ends with the token it was made from; answers the cookie's value with it.
+
+        `renewed` is the same user's session it takes the place of: its sockets and CSRF token stay good.
+        """
+        cookie = secrets.token_urlsafe(32)
+        if renewed is not None:
+            assert renewed.identity.user_id == identity.user_id, "a session does not change hands"
+            session = Session(renewed.id, identity, renewed.csrf_token)
+        else:
+            session = Session(secrets.token_urlsafe(12), identity, secrets.token_urlsafe(24))
         lifetime_s = identity.expires_at_s - int(time.time())
         if lifetime_s <= 0:
             raise Unauthenticated("the token has expired")
         kept = {
+            "id": session.id,
             "userId": identity.user_id,
             "trust": identity.trust,
             "role": identity.role,
             "expiresAt": identity.expires_at_s,
             "csrf": session.csrf_token,
         }
-        await self._redis.set(_key(cookie), json.dumps(kept), ex=lifetime_s)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(_key(cookie), json.dumps(kept), ex=lifetime_s)
+            pipe.expireat(_sockets_key(session.id), identity.expires_at_s)
+            await pipe.execute()
         return cookie, session
 
     async def find(self, cookie: str) -> Session:
         """The session of a cookie; raises Unauthenticated if it has ended or never was."""
-        kept = await self._redis.get(_key(cookie))
-        if kept is None:
-            raise Unauthenticated("the session has ended")
-        fields = json.loads(kept)
-        identity = Identity(
-            user_id=fields["userId"],
-            trust=Trust(fields["trust"]),
-            role=UserRole(fields["role"]),
-            expires_at_s=fields["expiresAt"],
-        )
-        return Session(identity, fields["csrf"])
+        return _session(await self._redis.get(_key(cookie)) if _may_be_ours(cookie) else None)
 
-    async def close(self, cookie: str) -> None:
-        await self._redis.delete(_key(cookie))
+    async def retire(self, cookie: str) -> None:
+        """The cookie was renewed: it ends a moment from now."""
+        await self._redis.expire(_key(cookie), RENEWAL_OVERLAP_S)
+
+    async def close(self, cookie: str) -> set[str]:
+        """End the session; answers the ids of the sockets opened with it."""
+        session = await self.find(cookie)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(_key(cookie))
+            pipe.smembers(_sockets_key(session.id))
+            pipe.delete(_sockets_key(session.id))
+            _, sockets, _ = await pipe.execute()
+        return {socket.decode() if isinstance(socket, bytes) else socket for socket in sockets}
+
+    async def attach(self, cookie: str, socket_id: str) -> Session:
+        """A socket is being opened with the session.
+
+        The socket is noted before the session is looked at, in one transaction: whoever ends the session either finds
+        the socket, or has ended the session by the time it is looked at here.
+        """
+        session = await self.find(cookie)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(_sockets_key(session.id), socket_id)
+            pipe.expireat(_sockets_key(session.id), session.identity.expires_at_s)
+            pipe.get(_key(cookie))
+            *_, kept = await pipe.execute()
+        return _session(kept)
+
+    async def detach(self, session_id: str, socket_id: str) -> None:
+        """The socket has gone."""
+        await self._redis.srem(_sockets_key(session_id), socket_id)
+
+
+def _may_be_ours(cookie: str) -> bool:
+    return 0 < len(cookie) <= MAX_COOKIE_CHARACTERS
+
+
+def _session(kept: bytes | str | None) -> Session:
+    if kept is None:
+        raise Unauthenticated("the session has ended")
+    fields = json.loads(kept)
+    identity = Identity(
+        user_id=fields["userId"],
+        trust=Trust(fields["trust"]),
+        role=UserRole(fields["role"]),
+        expires_at_s=fields["expiresAt"],
+    )
+    if identity.expires_at_s <= time.time():
+        raise Unauthenticated("the session has ended")
+    return Session(fields["id"], identity, fields["csrf"])

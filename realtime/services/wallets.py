@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from ledger.journals import Entry, Journal, Leg, Outcome
 
 from ledger import store
+from ledger.journals import HistoryEntry, Journal, Outcome, TransactionType, credit, debit
 from realtime.adapters import calls_store
 from realtime.domain import errors
 from realtime.domain.call import Account
@@ -34,13 +34,14 @@ class Wallets:
     async def _account(self, user_id: str, kind: str) -> Account:
         """Where an account stands; one that was never used holds nothing, at version 0."""
         async with self._db.connection() as conn:
-            account = await store.account(conn, user_id, kind)
-        return Account(account.balance, account.version) if account else Account(0, 0)
+            now = await store.balance(conn, user_id, kind)
+        return Account(now.balance, now.version)
 
-    async def history(self, user_id: str, before: int | None, limit: int) -> list[Entry]:
-        """The wallet's entries, newest first, before the entry with that id."""
+    async def history(self, user_id: str, before: int | None, limit: int) -> list[HistoryEntry]:
+        """The wallet's entries, newest first, before the one of the journal with that id."""
         async with self._db.connection() as conn:
-            return await store.history(conn, user_id, "wallet", before=before, limit=limit)
+            wallet_id = await store.account_id(conn, user_id, "wallet")
+            return [] if wallet_id is None else await store.history(conn, wallet_id, before=before, limit=limit)
 
     async def rate_of(self, user_id: str) -> int:
         async with self._db.connection() as conn:
@@ -60,22 +61,17 @@ class Wallets:
 
     async def grant(self, conn: Any, admin: Identity, user_id: str, tokens: int, reason: str, key: str) -> Account:
         """Give tokens away inside the transaction on `conn`; the caller tells the user after its commit."""
-        [wallet] = await store.ensure_accounts(conn, [(user_id, "wallet")])
-        granted = await store.platform_account(conn, "granted_tokens")
-        [posting] = await store.post(
-            conn,
-            [
-                Journal(
-                    key=f"grant:{key}",
-                    type="grant",
-                    details={"reason": reason, "by": admin.user_id},
-                    legs=(Leg(granted.id, tokens), Leg(wallet.id, -tokens)),
-                )
-            ],
-            actor=admin.user_id,
+        [wallet_id] = await store.ensure_accounts(conn, [(user_id, "wallet")])
+        granted_id = await store.platform_account(conn, "granted_tokens")
+        journal = Journal(
+            key=f"grant:{key}",
+            type=TransactionType.GRANT,
+            legs=(debit(granted_id, tokens), credit(wallet_id, tokens)),
+            details={"reason": reason, "by": admin.user_id},
         )
+        [posting] = await store.post(conn, [journal], actor=admin.user_id)
         if posting.outcome is not Outcome.POSTED:
             raise errors.Unavailable(f"the grant was not posted: {posting.outcome}")
-        after = posting.account_after(wallet.id)
+        _, wallet = posting.legs
         log.info("tokens granted", user=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
-        return Account(after.balance, after.version)
+        return pushes.account_after(wallet)

@@ -146,8 +146,7 @@ BEGIN
     IF v_ids IS NULL THEN
         RETURN;
     END IF;
-    SELECT a.id INTO STRICT v_revenue_id FROM accounts a
-    WHERE a.owner_id IS NULL AND a.kind = 'platform_revenue' AND a.unit = 'TOKEN';
+    v_revenue_id := ledger_platform_account('platform_revenue');
 
     RETURN QUERY
     WITH due AS MATERIALIZED (

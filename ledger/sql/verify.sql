@@ -1,0 +1,136 @@
+-- The ledger proved from its rows. Each query answers what is wrong, one row (what, problem) each, first by id; none when all is well.
+-- Rows of detached months are not here to be read: an account may begin where the archive left it.
+
+-- name: entries_have_their_journal_and_account
+-- entries without a journal or an account
+SELECT 'journal ' || e.journal_id AS what,
+       CASE WHEN j.id IS NULL THEN 'has entries but no row in journals' ELSE 'has an entry of account ' || e.account_id || ', which does not exist' END AS problem
+FROM entries e LEFT JOIN journals j ON j.id = e.journal_id LEFT JOIN accounts a ON a.id = e.account_id
+WHERE j.id IS NULL OR a.id IS NULL
+ORDER BY e.journal_id LIMIT 20;
+
+-- name: journals_balance
+-- journals that do not sum to zero in each unit
+SELECT 'journal ' || t.journal_id AS what, 'does not sum to zero: ' || t.total || ' ' || t.unit AS problem
+FROM (SELECT e.journal_id, a.unit, sum(e.amount) AS total FROM entries e JOIN accounts a ON a.id = e.account_id GROUP BY e.journal_id, a.unit) t
+WHERE t.total <> 0
+ORDER BY t.journal_id LIMIT 20;
+
+-- name: journals_are_whole
+-- journals with entries missing or added, or other than their content hash says
+SELECT 'journal ' || j.id AS what,
+       CASE WHEN e.entries IS NULL THEN 'has no entries'
+            WHEN e.entries <> coalesce(j.entry_count, e.entries) THEN 'has ' || e.entries || ' entries instead of ' || j.entry_count
+            WHEN j.content_hash IS NULL THEN 'has no content hash though it was posted whole'
+            ELSE 'is not what its content hash says' END AS problem
+FROM journals j
+LEFT JOIN (SELECT journal_id, count(*) AS entries, string_agg(' ' || account_id || ':' || amount, '' ORDER BY account_id) AS legs
+           FROM entries GROUP BY journal_id) e ON e.journal_id = j.id
+WHERE e.entries IS NULL OR e.entries <> coalesce(j.entry_count, e.entries)
+   OR (j.entry_count IS NOT NULL AND j.content_hash IS DISTINCT FROM sha256(convert_to(j.type || ' ' || j.details || e.legs, 'UTF8')))
+ORDER BY j.id LIMIT 20;
+
+-- name: journals_are_finished
+-- journals left unfinished by a committed transaction
+SELECT 'journal ' || journal_id AS what, 'is unfinished in a committed transaction' AS problem FROM journals_unfinished ORDER BY 1 LIMIT 20;
+
+-- name: accounts_match_entries
+-- accounts whose balance, version or last journal is not that of their entries
+SELECT 'account ' || a.id AS what,
+       CASE WHEN a.version <> coalesce(e.version, 0) THEN 'has version ' || a.version || ' instead of ' || coalesce(e.version, 0)
+            WHEN a.balance <> coalesce(e.total, 0) * ledger_normal_side(a.type)
+              THEN 'has balance ' || a.balance || ' instead of ' || coalesce(e.total, 0) * ledger_normal_side(a.type)
+            ELSE 'has last journal ' || a.last_journal_id || ' instead of ' || coalesce(e.last_journal_id, 0) END AS problem
+FROM accounts a
+LEFT JOIN (SELECT account_id, sum(amount) AS total, count(*) AS version, max(journal_id) AS last_journal_id FROM entries GROUP BY account_id) e
+       ON e.account_id = a.id
+WHERE a.version <> coalesce(e.version, 0) OR a.balance <> coalesce(e.total, 0) * ledger_normal_side(a.type)
+   OR a.last_journal_id <> coalesce(e.last_journal_id, 0)
+ORDER BY a.id LIMIT 20;
+
+-- name: accounts_keep_their_kind
+-- accounts that are not what their kind says, or below zero where they may not be
+SELECT 'account ' || a.id AS what,
+       CASE WHEN a.non_negative AND a.balance < 0 THEN 'is at ' || a.balance ELSE 'is not what an account of kind ' || a.kind || ' is' END AS problem
+FROM accounts a LEFT JOIN account_kinds k USING (kind)
+WHERE (a.type, a.unit, a.non_negative, a.owner_id IS NOT NULL) IS DISTINCT FROM (k.type, k.unit, k.non_negative, k.owned)
+   OR (a.balance < 0 AND a.non_negative)
+ORDER BY a.id LIMIT 20;
+
+-- name: entries_continue_their_account
+-- running balances and versions that do not follow from the entry before
+SELECT 'account ' || t.account_id AS what,
+       'entry of journal ' || t.journal_id || ' has version ' || t.version || ' and balance ' || t.balance_after
+       || ' after version ' || t.version_before || ' and balance ' || t.balance_before AS problem
+FROM (SELECT e.account_id, e.journal_id, e.version, e.balance_after, e.amount * ledger_normal_side(a.type) AS delta, a.non_negative,
+             coalesce(lag(e.version) OVER w, 0) AS version_before, coalesce(lag(e.balance_after) OVER w, 0) AS balance_before
+      FROM entries e JOIN accounts a ON a.id = e.account_id WINDOW w AS (PARTITION BY e.account_id ORDER BY e.journal_id)) t
+WHERE t.version <> t.version_before + 1 OR t.balance_after <> t.balance_before + t.delta OR (t.balance_after < 0 AND t.non_negative)
+ORDER BY t.account_id, t.journal_id LIMIT 20;
+
+-- name: journals_have_their_key
+-- journals whose key is not registered as theirs, and keys of journals that are gone
+SELECT 'journal ' || coalesce(j.id, k.journal_id) AS what,
+       CASE WHEN j.id IS NULL THEN 'is gone but its key ' || quote_literal(k.idempotency_key) || ' is registered'
+            WHEN k.journal_id IS NULL THEN 'has an unregistered key ' || quote_literal(j.idempotency_key)
+            ELSE 'has a key registered with other content' END AS problem
+FROM journals j FULL JOIN journal_keys k ON k.idempotency_key = j.idempotency_key AND k.journal_id = j.id
+WHERE (j.id IS NULL AND NOT EXISTS (SELECT FROM detached_partitions d WHERE k.journal_id >= d.from_id AND k.journal_id < d.to_id))
+   OR k.journal_id IS NULL OR k.content_hash IS DISTINCT FROM j.content_hash
+ORDER BY coalesce(j.id, k.journal_id) LIMIT 20;
+
+-- name: audit_chain_holds
+-- audit rows altered, removed or inserted
+SELECT 'audit row ' || t.stream || '/' || t.seq AS what,
+       CASE WHEN t.seq <> t.seq_before + 1 THEN 'follows row ' || t.seq_before || ': rows are missing'
+            WHEN t.previous_hash <> t.hash_before THEN 'does not carry the hash of the row before it'
+            ELSE 'is not what its hash says' END AS problem
+FROM (SELECT l.*, coalesce(lag(l.seq) OVER w, 0) AS seq_before, coalesce(lag(l.hash) OVER w, '\x') AS hash_before
+      FROM financial_audit_log l WINDOW w AS (PARTITION BY l.stream ORDER BY l.seq)) t
+WHERE t.seq <> t.seq_before + 1 OR t.previous_hash <> t.hash_before
+   OR t.hash <> ledger_audit_hash(t.previous_hash, t.stream, t.seq, t.created_at, t.actor, t.action, t.subject, t.details, t.digest)
+ORDER BY t.stream, t.seq LIMIT 20;
+
+-- name: audit_heads_match
+-- streams whose last rows are gone
+SELECT 'audit row ' || coalesce(h.stream, l.stream) || '/' || coalesce(h.seq, l.seq) AS what, 'is not where its stream ends' AS problem
+FROM (SELECT DISTINCT ON (stream) stream, seq, hash FROM financial_audit_log ORDER BY stream, seq DESC) l
+FULL JOIN (SELECT * FROM audit_heads WHERE seq > 0) h ON h.stream = l.stream
+WHERE (h.seq, h.hash) IS DISTINCT FROM (l.seq, l.hash)
+ORDER BY 1 LIMIT 20;
+
+-- name: audit_covers_journals
+-- journals that no audit row records, or more than one
+SELECT 'journal ' || coalesce(j.id, l.journal_id) AS what,
+       CASE WHEN j.id IS NULL THEN 'is recorded by audit row ' || l.stream || '/' || l.seq || ' and does not exist'
+            WHEN l.journal_id IS NULL THEN 'is in no audit row' ELSE 'is in two audit rows' END AS problem
+FROM journals j
+FULL JOIN (SELECT id AS journal_id, min(stream) AS stream, min(seq) AS seq, count(*) AS times
+           FROM financial_audit_log, unnest(journal_ids) AS id GROUP BY id) l ON l.journal_id = j.id
+WHERE (j.id IS NULL AND NOT EXISTS (SELECT FROM detached_partitions d WHERE l.journal_id >= d.from_id AND l.journal_id < d.to_id))
+   OR l.journal_id IS NULL OR l.times > 1
+ORDER BY coalesce(j.id, l.journal_id) LIMIT 20;
+
+-- name: audit_digests_match
+-- audit rows whose journals and entries are not what was recorded
+WITH recorded AS (
+    SELECT l.stream, l.seq, l.digest, id AS journal_id FROM financial_audit_log l, unnest(l.journal_ids) AS id
+), journal_text AS (
+    SELECT r.stream, r.seq, string_agg(ledger_journal_line(j.id, j.idempotency_key, j.type, j.details), '' ORDER BY j.id) AS text
+    FROM recorded r JOIN journals j ON j.id = r.journal_id GROUP BY r.stream, r.seq
+), entry_text AS (
+    SELECT r.stream, r.seq, string_agg(ledger_entry_line(e.journal_id, e.account_id, e.amount, e.balance_after, e.version), ''
+                                       ORDER BY e.journal_id, e.account_id) AS text
+    FROM recorded r JOIN entries e ON e.journal_id = r.journal_id GROUP BY r.stream, r.seq
+)
+SELECT 'audit row ' || l.stream || '/' || l.seq AS what,
+       'is not what journals ' || l.journal_ids[1] || ' to ' || l.journal_ids[cardinality(l.journal_ids)] || ' say' AS problem
+FROM financial_audit_log l LEFT JOIN journal_text j USING (stream, seq) LEFT JOIN entry_text e USING (stream, seq)
+WHERE l.journal_ids IS NOT NULL
+  AND sha256(convert_to(coalesce(j.text, '') || coalesce(e.text, ''), 'UTF8')) IS DISTINCT FROM l.digest
+  AND NOT EXISTS (SELECT FROM detached_partitions d WHERE d.from_id <= l.journal_ids[cardinality(l.journal_ids)] AND d.to_id > l.journal_ids[1])
+ORDER BY l.stream, l.seq LIMIT 20;
+
+-- name: summary
+SELECT (SELECT count(*) FROM accounts) AS accounts, (SELECT count(*) FROM journals) AS journals, (SELECT count(*) FROM entries) AS entries,
+       (SELECT count(*) FROM financial_audit_log) AS audit_rows;

@@ -1,0 +1,27 @@
+"""What one process allows a socket, an address and a user, so that none of them can take it from the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one process, in bytes and seconds; what passes a bound is refused or dropped, and counted."""
+
+    message_bytes: int = 100_000
+    """The longest message (WebSocket message or polling body) a client may send."""
+    messages_per_s: float = 50.0
+    """Messages a socket may send on average; more than `messages_burst` at once ends it."""
+    messages_burst: int = 200
+    send_queue_bytes: int = 1_000_000
+    """Unsent bytes a slow socket may have here before it is dropped."""
+    tabs_per_user: int = 100
+    """Sockets in one room whose name starts with `user_room_prefix`."""
+    user_room_prefix: str = "user:"
+    connections_per_address: int = 20_000
+    """Open connections of one peer address. High by default: behind a proxy all tabs have the proxy's address."""
+    handshake_timeout_s: float = 10.0
+    """A connection that has not sent its request, or joined a namespace, is dropped after this."""
+    expiry_grace_s: float = 10.0
+    """Between telling a socket that its authentication has run out and dropping it."""

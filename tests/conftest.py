@@ -1,0 +1,103 @@
+"""Databases for tests: real PostgreSQL, a fresh migrated database for each test.
+
+`postgres_server_url` (session)  the server: TEST_DATABASE_URL, else one embedded server for the run and its workers
+`database_url`                   a new database with every migration applied, cloned from a template, dropped afterwards
+`empty_database_url`             the same without any migration
+`db`                             an asyncpg connection to `database_url`
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import psycopg
+import pytest
+from psycopg import sql
+
+from ledger import migrations
+from ledger.database_url import DatabaseUrl
+from ledger.embedded_postgres import EmbeddedPostgres
+
+pytest_plugins = ["tests.servers"]
+
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
+TEMPLATE = f"callmeter_template_{RUN[:12]}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url() -> Iterator[str]:
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    # Every xdist worker holds a handle on the same server; the last one to leave stops it.
+    data_dir = Path(tempfile.gettempdir()) / f"callmeter-test-{RUN[:12]}" / "postgres"
+    server = EmbeddedPostgres(data_dir)
+    url = server.start()
+    # Nothing here has to survive a power cut.
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("ALTER SYSTEM SET fsync = off")
+        conn.execute("ALTER SYSTEM SET full_page_writes = off")
+        conn.execute("SELECT pg_reload_conf()")
+    yield url
+    server.stop()
+    if not (data_dir / "postmaster.pid").exists():
+        shutil.rmtree(data_dir.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server_url: str) -> Iterator[str]:
+    """The name of a database with every migration applied, made by the first worker that needs it."""
+    with _server(postgres_server_url) as conn:
+        conn.execute("SELECT pg_advisory_lock(hashtext(%s))", [TEMPLATE])
+        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", [TEMPLATE]).fetchone():
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+            migrations.up(_with_database(postgres_server_url, TEMPLATE))
+        conn.execute("SELECT pg_advisory_unlock(hashtext(%s))", [TEMPLATE])
+    yield TEMPLATE
+    # Another worker may still clone it; an embedded server takes it along when the last one stops it.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    with _server(postgres_server_url) as conn, suppress(psycopg.errors.ObjectInUse):
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(TEMPLATE)))
+
+
+@pytest.fixture
+def database_url(postgres_server_url: str, template_database: str) -> Iterator[str]:
+    yield from _database(postgres_server_url, template_database)
+
+
+@pytest.fixture
+def empty_database_url(postgres_server_url: str) -> Iterator[str]:
+    yield from _database(postgres_server_url, "template1")
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    conn = await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg())
+    yield conn
+    await conn.close()
+
+
+def _database(server_url: str, template: str) -> Iterator[str]:
+    name = f"callmeter_test_{uuid4().hex[:16]}"
+    with _server(server_url) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    yield _with_database(server_url, name)
+    with _server(server_url) as conn:
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _server(url: str) -> psycopg.Connection:
+    return psycopg.connect(DatabaseUrl.parse(url).for_psycopg(), autocommit=True)
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

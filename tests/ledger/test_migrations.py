@@ -1,0 +1,45 @@
+"""The schema goes up and down whole, in any schema, by any number of processes at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from ledger import migrations
+from ledger.database_url import DatabaseUrl
+
+LEFT_BEHIND = """
+    SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = %(schema)s::regnamespace
+    UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace = %(schema)s::regnamespace
+    UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
+"""
+
+
+def left_behind(url: str, schema: str) -> list[str]:
+    with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
+        return [name for (name,) in conn.execute(LEFT_BEHIND, {"schema": schema})]
+
+
+@pytest.mark.parametrize("query", ["options=-csearch_path%3Dapart", "search_path=apart"])
+def test_down_removes_everything_and_up_works_again(empty_database_url: str, query: str) -> None:
+    url = f"{empty_database_url}&{query}" if "?" in empty_database_url else f"{empty_database_url}?{query}"
+    assert migrations.status(url).current is None
+    assert migrations.up(url).pending == ()
+    assert "relation entries" in left_behind(url, "apart")
+    assert left_behind(url, "public") == []
+    assert migrations.down(url).current is None
+    assert left_behind(url, "apart") == []
+    assert migrations.up(url).pending == ()
+
+
+def test_processes_that_migrate_at_once_wait_for_each_other(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(migrations.up, [empty_database_url] * 4))
+    assert {status.pending for status in statuses} == {()}
+
+
+def test_down_on_a_database_never_migrated_changes_nothing(empty_database_url: str) -> None:
+    assert migrations.down(empty_database_url).current is None
+    assert left_behind(empty_database_url, "public") == []
