@@ -28,6 +28,9 @@ function portrait() {
     wall.addColorStop(1, "#b98d74");
     brush.fillStyle = wall;
     brush.fillRect(0, 0, 960, 720);
+    brush.save();
+    brush.translate(120, 180);
+    brush.scale(0.75, 0.75);
     brush.fillStyle = "#2f5d62";
     brush.beginPath();
     brush.ellipse(480, 780 + breath, 300, 270, 0, 0, 7);
@@ -42,6 +45,7 @@ function portrait() {
     brush.beginPath();
     brush.ellipse(480, 250 + breath, 140, 105, 0, Math.PI, 0);
     brush.fill();
+    brush.restore();
     requestAnimationFrame(draw);
   };
   draw();

@@ -1,4 +1,4 @@
-"""People at their browsers: a browser context each, signed in by cookie, every page watched for what must not happen."""
+"""People at their browsers: each has a context of their own, signed in by cookie, its pages watched for faults."""
 
 from __future__ import annotations
 

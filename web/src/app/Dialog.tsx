@@ -1,5 +1,9 @@
-/** The browser's own modal dialog: it keeps the focus in, gives it back, and closes on Escape where it may. */
-import { useEffect, useRef, type ReactNode } from "react";
+/**
+ * The browser's own modal dialog: it keeps the focus in, gives it back, and closes on Escape where it may.
+ *
+ * The focus goes to the element marked `data-first-focus`, where there is one.
+ */
+import { useLayoutEffect, useRef, type ReactNode } from "react";
 
 interface DialogProps {
   open: boolean;
@@ -15,11 +19,13 @@ interface DialogProps {
 export function Dialog({ open, label, onClose, role = "dialog", className = "", children }: DialogProps) {
   const ref = useRef<HTMLDialogElement>(null);
 
-  useEffect(() => {
+  // Layout effects: a dialog that leaves the page must be closed while it is still on it to give the focus back.
+  useLayoutEffect(() => {
     const dialog = ref.current;
-    if (!dialog || dialog.open === open) return;
-    if (open) dialog.showModal();
-    else dialog.close();
+    if (!dialog || !open) return;
+    dialog.showModal();
+    dialog.querySelector<HTMLElement>("[data-first-focus]")?.focus();
+    return () => dialog.close();
   }, [open]);
 
   return (

@@ -69,7 +69,7 @@ function Summary({ call, state }: Props) {
           Buy tokens
         </button>
       )}
-      <button type="button" className="button primary wide" autoFocus onClick={call.dismiss}>
+      <button type="button" className="button primary wide" data-first-focus onClick={call.dismiss}>
         Done
       </button>
     </Dialog>

@@ -32,7 +32,7 @@ export function IncomingCall({ call, state }: Props) {
           type="button"
           className="round answer"
           disabled={busy}
-          autoFocus
+          data-first-focus
           onClick={() => run(() => call.accept(id))}
         >
           <Phone aria-hidden="true" />

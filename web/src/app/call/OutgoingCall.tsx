@@ -27,7 +27,7 @@ export function OutgoingCall({ call, state }: Props) {
           type="button"
           className="round end"
           disabled={busy}
-          autoFocus
+          data-first-focus
           onClick={() => run(() => call.cancel(id))}
         >
           <Phone className="hang-up" aria-hidden="true" />

@@ -11,7 +11,7 @@ export function BankQuestion({ onAnswer }: { onAnswer: (success: boolean) => voi
         </span>
         <h3>Is this you?</h3>
         <p className="quiet">This stands in for your bank’s 3-D Secure page on a development server.</p>
-        <button type="button" className="button primary wide" onClick={() => onAnswer(true)} autoFocus>
+        <button type="button" className="button primary wide" onClick={() => onAnswer(true)} data-first-focus>
           Yes, authenticate
         </button>
         <button type="button" className="button wide" onClick={() => onAnswer(false)}>

@@ -302,7 +302,7 @@ function Bought(props: { outcome: Extract<PurchaseOutcome, { kind: "succeeded" }
       </span>
       <h3>{bought === undefined ? "Payment received" : `${count(bought)} tokens are yours`}</h3>
       {data && <p className="quiet">Your balance is {count(data.balance)} tokens.</p>}
-      <button type="button" className="button primary wide" onClick={props.onClose} autoFocus>
+      <button type="button" className="button primary wide" onClick={props.onClose} autoFocus data-first-focus>
         Done
       </button>
     </div>
@@ -317,7 +317,7 @@ function Processing({ onClose }: { onClose: () => void }) {
       </span>
       <h3>Your bank is still working on it</h3>
       <p className="quiet">The tokens appear in your balance by themselves as soon as the payment is confirmed.</p>
-      <button type="button" className="button primary wide" onClick={onClose} autoFocus>
+      <button type="button" className="button primary wide" onClick={onClose} autoFocus data-first-focus>
         Close
       </button>
     </div>
@@ -334,7 +334,7 @@ function Unanswered({ onRetry }: { onRetry: () => void }) {
       <p className="quiet">
         The payment may have gone through. Asking again finds out; it can’t charge you a second time.
       </p>
-      <button type="button" className="button primary wide" onClick={onRetry} autoFocus>
+      <button type="button" className="button primary wide" onClick={onRetry} autoFocus data-first-focus>
         Ask again
       </button>
     </div>
