@@ -1,4 +1,4 @@
-"""`python -m ledger migrate [up|down|status]|verify|trial-balance|reconcile stripe`. Exit status 1: a line says why."""
+"""`python -m ledger migrate [up|down|status] | verify | trial-balance | reconcile stripe`: 1 comes with a line why."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Reconciliation:
 
 
 def account(environ: Mapping[str, str] = os.environ, dotenv: Path = Path(".env")) -> StripeAccount:
-    """STRIPE_SECRET_KEY and STRIPE_API_BASE of the environment or `.env`, else the stand-in here. Raises NoStripe."""
+    """STRIPE_SECRET_KEY and STRIPE_API_BASE of environment or `.env`, else the running stand-in's. Raises NoStripe."""
     settings = {**(dotenv_values(dotenv) if dotenv.is_file() else {}), **environ}
     if key := settings.get("STRIPE_SECRET_KEY"):
         return StripeAccount(key, settings.get("STRIPE_API_BASE") or STRIPE)

@@ -18,9 +18,11 @@ import redis.asyncio
 from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.limiter import Limiter
+from realtime.adapters.metrics import Metrics
 from realtime.adapters.postgres import open_pool
 from realtime.adapters.presence import Presence
 from realtime.adapters.stripe_gateway import StripeGateway
+from realtime.adapters.tracing import TracedPushes, Tracing
 from realtime.adapters.transactions import Database
 from realtime.config import Settings
 from realtime.services.agora_events import AgoraEvents
@@ -32,7 +34,9 @@ from realtime.services.jobs import Jobs
 from realtime.services.kicks import Kicks
 from realtime.services.metering import Meter
 from realtime.services.money_limits import MoneyLimits
+from realtime.services.operations import Operations
 from realtime.services.payments import Payments
+from realtime.services.people import People
 from realtime.services.pushes import Pushes
 from realtime.services.refunds import Refunds
 from realtime.services.stripe_events import StripeEvents
@@ -40,6 +44,7 @@ from realtime.services.upkeep import Upkeep, background_jobs
 from realtime.services.wallets import Wallets
 
 REDIS_TIMEOUT_S = 2.0
+LAST_SPANS_S = 3.0
 
 
 @dataclass(slots=True)
@@ -69,6 +74,10 @@ class Core:
     meter: Meter
     attendance: Attendance
     wallets: Wallets
+    people: People
+    operations: Operations
+    metrics: Metrics
+    tracing: Tracing
     money: Money
     agora_events: AgoraEvents
     jobs: Jobs
@@ -78,20 +87,42 @@ def new_instance_id() -> str:
     return f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """What everything else is watched with."""
+
+    metrics: Metrics
+    tracing: Tracing
+
+
 @asynccontextmanager
-async def servers(settings: Settings) -> AsyncIterator[tuple[Database, Any, aiohttp.ClientSession]]:
+async def observers(settings: Settings, instance_id: str) -> AsyncIterator[Observers]:
+    endpoint = settings.otel_exporter_otlp_endpoint
+    tracing = Tracing.to_otlp(endpoint, instance_id=instance_id) if endpoint else Tracing.off()
+    try:
+        yield Observers(Metrics(), tracing)
+    finally:
+        # What has not been sent yet is sent, unless the collector keeps it waiting.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(tracing.shutdown), LAST_SPANS_S)
+
+
+@asynccontextmanager
+async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple[Database, Any, aiohttp.ClientSession]]:
     """Connections to PostgreSQL, Redis and HTTP; PostgreSQL must answer for the start to succeed."""
     assert settings.database_url, "the settings name a database by now"
     assert settings.redis_url, "the settings name a Redis by now"
     async with contextlib.AsyncExitStack() as stack:
-        pool = await open_pool(settings.database_url, max_size=settings.database_pool_size)
+        pool = await open_pool(
+            settings.database_url, max_size=settings.database_pool_size, init=watched.tracing.watch_connection
+        )
         stack.push_async_callback(_close_pool, pool)
         client = redis.asyncio.from_url(
             settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
         stack.push_async_callback(client.aclose)
         http_client = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Database(pool), client, http_client
+        yield Database(pool, watched.metrics.waiting_for_connection), client, http_client
 
 
 async def _close_pool(pool: Any) -> None:
@@ -107,7 +138,11 @@ def build_core(
     db: Database,
     redis_client: Any,
     http_client: aiohttp.ClientSession,
+    watched: Observers,
 ) -> Core:
+    metrics, tracing = watched.metrics, watched.tracing
+    if tracing.on:
+        out = TracedPushes(out, tracing)
     presence = Presence(redis_client, instance_id)
     limiter = Limiter(redis_client)
     issuer = TokenIssuer(settings.agora_app_id, settings.agora_app_certificate, settings.agora_token_version)
@@ -115,7 +150,16 @@ def build_core(
     money = build_money(settings, db, limiter, wallets, out)
     kicks = Kicks(_agora_rest(settings, http_client))
     put_out = kicks.put_out
-    calls = Calls(db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=put_out, settings=settings)
+    calls = Calls(
+        db=db,
+        presence=presence,
+        limiter=limiter,
+        issuer=issuer,
+        out=out,
+        put_out=put_out,
+        settings=settings,
+        observer=metrics,
+    )
     agora_events = AgoraEvents(db=db, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds)
     assert settings.database_url
     return Core(
@@ -128,10 +172,14 @@ def build_core(
         limiter=limiter,
         out=out,
         calls=calls,
-        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=put_out),
+        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=put_out, observer=metrics),
         attendance=Attendance(
             db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
         ),
+        people=People(db=db, presence=presence, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
+        operations=Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics),
+        metrics=metrics,
+        tracing=tracing,
         wallets=wallets,
         money=money,
         agora_events=agora_events,
@@ -196,7 +244,10 @@ def stop_on_signals() -> asyncio.Event:
 @asynccontextmanager
 async def background(core: Core, *, meter: bool) -> AsyncIterator[None]:
     """The loops beside the requests, with `meter` the meter and the jobs. They end before their connections do."""
-    tasks = [asyncio.create_task(core.attendance.run(), name="attendance")]
+    tasks = [
+        asyncio.create_task(core.attendance.run(), name="attendance"),
+        asyncio.create_task(core.operations.run(), name="operations"),
+    ]
     if meter:
         tasks.append(asyncio.create_task(core.meter.run(), name="meter"))
         tasks.append(asyncio.create_task(core.jobs.run(), name="jobs"))
@@ -205,6 +256,7 @@ async def background(core: Core, *, meter: bool) -> AsyncIterator[None]:
     finally:
         core.meter.stop()
         core.attendance.stop()
+        core.operations.stop()
         core.jobs.stop()
         await asyncio.wait(tasks, timeout=10)
         await core.money.gateway.close()
