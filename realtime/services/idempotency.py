@@ -102,6 +102,8 @@ class Idempotency:
             except errors.Refused:
                 await self._release(claim)
                 raise
+            except LostHold:
+                raise errors.IdempotencyInProgress from None
         return Kept(outcome, replayed=False)
 
     async def keep(self, conn: Any, claim: Claim, outcome: Outcome) -> None:

@@ -32,6 +32,7 @@ STOP_WITHIN_S = 5.0
 AFTER_FAILURE_S = 1.0
 STALLED_AFTER_S = 30.0
 ATTEMPTS = 8
+KEEP_FAILED_HOURS = 30 * 24
 
 Handler = Callable[..., Awaitable[None]]
 
@@ -62,7 +63,11 @@ class Jobs:
         retry = procrastinate.RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=4)
         for name, handler in tasks.items():
             self._app.task(name=name, queue=QUEUE, retry=retry)(_task(name, handler))
-        for one in [*periodic, Periodic("retry_stalled_jobs", "* * * * *", self._retry_stalled)]:
+        own = [
+            Periodic("retry_stalled_jobs", "* * * * *", self._retry_stalled),
+            Periodic("remove_old_jobs", "29 4 * * *", self._remove_old),
+        ]
+        for one in [*periodic, *own]:
             task = self._app.task(name=one.task, queue=QUEUE, queueing_lock=one.task, lock=one.task)(_tick(one))
             self._app.periodic(cron=one.cron)(task)
 
@@ -105,6 +110,12 @@ class Jobs:
         manager = self._app.job_manager
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S):
             await manager.retry_job(job)
+
+    async def _remove_old(self) -> None:
+        """Jobs that failed for the last time are kept for a while, for whoever wants to know why."""
+        await self._app.job_manager.delete_old_jobs(
+            nb_hours=KEEP_FAILED_HOURS, queue=QUEUE, include_failed=True, include_cancelled=True, include_aborted=True
+        )
 
 
 def _task(name: str, handler: Handler) -> Handler:
