@@ -87,6 +87,7 @@ async def db(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 def new_database(server_url: str, template: str) -> Iterator[str]:
+    """The URL of a new database, dropped when the generator goes on."""
     name = f"callmeter_test_{uuid4().hex[:16]}"
     with _server(server_url) as conn:
         conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))

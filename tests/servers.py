@@ -122,12 +122,19 @@ def environment(database_url: str, redis_url: str, settings: Mapping[str, Any]) 
 @pytest.fixture
 def launch(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Launch]:
     """Start `python -m realtime [role]` with settings as keyword arguments; waits until it serves."""
+    with launching(database_url, redis_url, tmp_path) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def launching(database_url: str, redis_url: str, log_dir: Path) -> Iterator[Launch]:
+    """What `launch` answers, for servers that outlive one test."""
     started: list[Server] = []
     numbers = itertools.count(1)
 
     def start(role: str = "web", *, module: str = "realtime", wait: bool = True, **settings: Any) -> Server:
         env = environment(database_url, redis_url, settings)
-        server = Server(["-m", module, role], env, tmp_path / f"{role}-{next(numbers)}.log")
+        server = Server(["-m", module, role], env, log_dir / f"{role}-{next(numbers)}.log")
         started.append(server)
         if wait:
             server.wait_for('"event": "working"' if role == "worker" else '"event": "serving"')

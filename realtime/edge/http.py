@@ -22,7 +22,7 @@ from realtime.services.wallets import Wallets
 def call_routes(calls: Calls) -> list[Route]:
     async def listing(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, UUID)
+        after = wire.decode_cursor(asked.query.get("cursor"), wire.moment, UUID)
         page = await calls.history(asked.caller.user_id, after, limit + 1)
         more = len(page) > limit
         cursor = wire.encode_cursor(page[limit - 1].created_at.isoformat(), page[limit - 1].id) if more else None
@@ -60,7 +60,7 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
 
     async def transactions(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        before = wire.decode_cursor(asked.query.get("cursor"), int)
+        before = wire.decode_cursor(asked.query.get("cursor"), wire.row_id)
         page = await wallets.history(asked.caller.user_id, before[0] if before else None, limit + 1)
         cursor = wire.encode_cursor(page[limit - 1].journal_id) if len(page) > limit else None
         return Answer({"items": [answers.transaction(entry) for entry in page[:limit]], "nextCursor": cursor})

@@ -66,5 +66,6 @@ def security_headers(settings: Settings) -> Callable[[web.Request, web.StreamRes
             headers["Permissions-Policy"] = PERMISSIONS
         else:
             headers["Content-Security-Policy"] = csp.API
+            headers.setdefault(hdrs.CACHE_CONTROL, "no-store")  # what is told of a user is no cache's to keep
 
     return set_headers

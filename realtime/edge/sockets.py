@@ -140,6 +140,8 @@ class Sockets:
     # -- coming and going ----------------------------------------------------------------------------------------
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+        if sid in self._tabs:
+            return  # an event that a client named so, which would count its tab twice
         if self.draining:
             raise socketio.exceptions.ConnectionRefusedError("the server is stopping", {"code": "unavailable"})
         try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import socketio
 from aiohttp import web
@@ -24,6 +25,18 @@ def _environ(request: web.Request) -> dict[str, Any]:
     if isinstance(peer, tuple):
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = peer[0], str(peer[1])
     return environ
+
+
+def _origin_check(allowed_origins: Sequence[str] | str) -> Callable[[str | None, dict[str, Any]], bool] | str:
+    """`*` lets every page in; else those named, and the page this server serves itself."""
+    if "*" in allowed_origins:
+        return "*"
+    named = frozenset(allowed_origins)
+
+    def allowed(origin: str | None, environ: dict[str, Any]) -> bool:
+        return origin in named or urlsplit(origin or "").netloc.lower() == environ.get("HTTP_HOST", "").lower() != ""
+
+    return allowed
 
 
 class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
@@ -48,7 +61,7 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
         super().__init__(
             async_mode="aiohttp",
             client_manager=socketio.AsyncRedisManager(redis_url) if redis_url else None,
-            cors_allowed_origins=allowed_origins if isinstance(allowed_origins, str) else list(allowed_origins),
+            cors_allowed_origins=_origin_check(allowed_origins),
             ping_interval=ping_interval_s,
             ping_timeout=ping_timeout_s,
             max_http_buffer_size=self.limits.message_bytes,
