@@ -24,7 +24,7 @@ from realtime.composition import (
     stop_on_signals,
 )
 from realtime.config import Settings
-from realtime.edge import bff, documents, http, operations, routes
+from realtime.edge import bff, documents, http, operations, payments, routes, webhooks
 from realtime.edge.access import access
 from realtime.edge.authentication import Authenticator
 from realtime.edge.csp_reports import CspReports
@@ -104,10 +104,12 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
         *bff.session_routes(settings, authenticator, sio.disconnect),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
-        *http.grant_routes(core.wallets),
         *http.people_routes(core.people),
         *operations.operations_routes(core.operations, core.metrics),
         *CspReports(core.operations.csp_report).routes(),
+        *payments.payment_routes(settings, core.money.payments),
+        *payments.admin_routes(settings, core.money.grants, core.money.refunds),
+        *webhooks.stripe_routes(settings, core.money.events),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))

@@ -116,6 +116,9 @@ def environment(database_url: str, redis_url: str, settings: Mapping[str, Any]) 
         "AGORA_APP_ID": AGORA_APP_ID,
         "AGORA_APP_CERTIFICATE": AGORA_APP_CERTIFICATE,
         "LOG_FORMAT": "json",
+        # No test needs Stripe but those that bring one.
+        "STRIPE_SECRET_KEY": "sk_test_nobody",
+        "STRIPE_API_BASE": "http://127.0.0.1:9",
     } | {name: str(value) for name, value in settings.items()}
 
 

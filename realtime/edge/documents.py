@@ -42,6 +42,11 @@ HEADERS: Mapping[str, Schema] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         "required": True,
     },
+    "Stripe-Signature": {
+        "description": "Stripe's signature over the raw body, not older than five minutes.",
+        "schema": {"type": "string"},
+        "required": True,
+    },
 }
 PATH_PARAMETER: Schema = {"type": "string", "minLength": 1, "maxLength": 128}
 

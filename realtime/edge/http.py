@@ -86,17 +86,6 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
     ]  # fmt: skip
 
 
-def grant_routes(wallets: Wallets) -> list[Route]:
-    async def grant(asked: Asked) -> Answer:
-        wanted, key = asked.payload, idempotency_key(asked.request)
-        account = await wallets.give(asked.caller, wanted.userId, wanted.tokens, wanted.reason, key)
-        return Answer({"userId": wanted.userId, "tokens": wanted.tokens} | answers.balance(account, pushes.WALLET_KEY))
-
-    return [
-        Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens away.", payload=wire.Grant),
-    ]
-
-
 def people_routes(people: People) -> list[Route]:
     async def online(asked: Asked) -> Answer:
         users = await people.online(wire.page_limit(asked.query.get("limit")))

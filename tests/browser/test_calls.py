@@ -1,0 +1,269 @@
+"""A call between two browsers: ringing, answering, the meter, moving between tabs, coming back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from playwright.async_api import Page, expect
+
+from tests.browser.browsing import PHONE, People, in_a_call, said_to_agora
+from tests.browser.conftest import Grant
+from tests.servers import AGORA_APP_ID, Launch, eventually
+
+QUICK = {"BILLING_PERIOD_SECONDS": 2, "CALL_GRACE_SECONDS": 10}
+
+
+async def test_two_people_call_each_other_and_the_meter_runs(launch: Launch, people: People, grant: Grant) -> None:
+    server = launch(**QUICK)
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob", **PHONE)).home()
+    await in_a_call(ann, bob, "bob")
+
+    [[_, app_id, channel, anns_token, anns_uid]] = await eventually(lambda: said_to_agora(ann, "join"))
+    [[_, _, bobs_channel, bobs_token, bobs_uid]] = await eventually(lambda: said_to_agora(bob, "join"))
+    assert app_id == AGORA_APP_ID
+    assert channel == bobs_channel
+    assert (anns_uid, anns_token) != (bobs_uid, bobs_token)
+    for page in (ann, bob):
+        await eventually(lambda page=page: said_to_agora(page, "publish"))
+        await expect(page.locator(".remote video")).to_be_visible()
+        await expect(page.locator(".self video")).to_be_visible()
+
+    await expect(ann.get_by_test_id("spent")).to_have_text("30")
+    await expect(ann.get_by_test_id("call-balance")).to_have_text("470")
+    await expect(bob.get_by_test_id("call-earnings")).to_have_text("24")
+    for page, first_token in ((ann, anns_token), (bob, bobs_token)):
+        renewed = [entry[1] for entry in await said_to_agora(page, "renewToken")]
+        assert len({first_token, *renewed}) == len(renewed) + 1 >= 3, "a token of its own for each period paid"
+
+    await bob.get_by_role("button", name="End").click()
+    for page in (ann, bob):
+        await expect(page.get_by_role("dialog", name="Call ended")).to_be_visible()
+        await eventually(lambda page=page: said_to_agora(page, "leave"))
+        closed = {entry[1] for entry in await said_to_agora(page, "closed")}
+        assert closed == {"audio", "video"}, "camera and microphone are let go"
+
+
+async def test_the_tab_that_answers_stops_the_ringing_in_the_others(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch()
+    await grant(server, "ann", 500)
+    bobs = await people.come(server, "bob")
+    tabs = [await bobs.home() for _ in range(3)]
+    ann = await (await people.come(server, "ann")).home()
+
+    await ann.get_by_role("button", name="Call bob").click()
+    for tab in tabs:
+        await expect(tab.get_by_role("alertdialog", name="ann is calling")).to_be_visible()
+    await tabs[1].get_by_role("button", name="Answer").click()
+    await expect(tabs[1].get_by_role("button", name="End")).to_be_visible()
+    for tab in (tabs[0], tabs[2]):
+        await expect(tab.get_by_role("alertdialog")).to_have_count(0)
+        await expect(tab.get_by_text("You’re in a call with ann")).to_be_visible()
+        assert await said_to_agora(tab) == []
+
+
+async def test_a_call_moves_to_another_tab(launch: Launch, people: People, grant: Grant) -> None:
+    server = launch()
+    await grant(server, "ann", 500)
+    anns = await people.come(server, "ann")
+    ann, ann_too = await anns.home(), await anns.home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+
+    await ann_too.get_by_role("button", name="Continue here").click()
+    await expect(ann_too.get_by_role("button", name="End")).to_be_visible()
+    await eventually(lambda: said_to_agora(ann_too, "join"))
+    await eventually(lambda: said_to_agora(ann, "leave"))
+    await expect(ann.get_by_text("You’re in a call with bob")).to_be_visible()
+
+
+async def test_declining_cancelling_and_missing_are_told_to_both(launch: Launch, people: People, grant: Grant) -> None:
+    server = launch(RING_TIMEOUT_SECONDS=2)
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+
+    await ann.get_by_role("button", name="Call bob").click()
+    await bob.get_by_role("button", name="Decline").click()
+    await expect(ann.get_by_text("bob declined.")).to_be_visible()
+
+    await ann.get_by_role("button", name="Call bob").click()
+    await expect(bob.get_by_role("alertdialog")).to_be_visible()
+    await ann.get_by_role("button", name="Cancel").click()
+    await expect(bob.get_by_text("ann stopped calling.")).to_be_visible()
+
+    await ann.get_by_role("button", name="Call bob").click()
+    await expect(bob.get_by_text("You missed a call from ann.")).to_be_visible()
+    await expect(ann.get_by_text("bob didn’t answer.")).to_be_visible()
+
+
+async def test_a_reload_in_mid_call_rejoins(launch: Launch, people: People, grant: Grant) -> None:
+    server = launch(**QUICK)
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    [first] = await eventually(lambda: said_to_agora(ann, "join"))
+
+    await ann.reload()
+    await expect(ann.get_by_role("button", name="End")).to_be_visible()
+    [again] = await eventually(lambda: said_to_agora(ann, "join"))
+    assert (again[2], again[4]) == (first[2], first[4]), "the same channel, as the same uid"
+    await eventually(lambda: said_to_agora(ann, "renewToken"))
+    await bob.reload()
+    await eventually(lambda: said_to_agora(bob, "join"))
+    await expect(bob.get_by_role("button", name="End")).to_be_visible()
+
+
+async def test_a_reload_while_it_rings_goes_on_ringing_and_can_be_answered(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch()
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+    await ann.get_by_role("button", name="Call bob").click()
+    await expect(bob.get_by_role("alertdialog")).to_be_visible()
+    await ann.reload()
+    await bob.reload()
+    await expect(ann.get_by_role("dialog", name="Calling bob")).to_be_visible()
+    await bob.get_by_role("button", name="Answer").click()
+    for page in (ann, bob):
+        await eventually(lambda page=page: said_to_agora(page, "join"))
+
+
+async def test_a_server_restart_in_mid_call_is_survived(launch: Launch, people: People, grant: Grant) -> None:
+    settings = {**QUICK, "RECONNECT_GRACE_SECONDS": 30}
+    server = launch(**settings)
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await eventually(lambda: said_to_agora(ann, "renewToken"))
+
+    server.kill()
+    await expect(ann.get_by_text("Reconnecting to the server…")).to_be_visible()
+    launch(PORT=server.port, **settings)
+    for page in (ann, bob):
+        await expect(page.get_by_text("Reconnecting to the server…")).to_have_count(0)
+        renewed = len(await said_to_agora(page, "renewToken"))
+        await eventually(lambda page=page, renewed=renewed: _renewed_more(page, renewed + 1), 20)
+        assert len(await said_to_agora(page, "join")) == 1, "the video never stopped, so nobody joined anew"
+        await expect(page.get_by_role("button", name="End")).to_be_visible()
+    await ann.get_by_role("button", name="End").click()
+    await expect(bob.get_by_role("dialog", name="Call ended")).to_be_visible()
+
+
+async def _renewed_more(page: Page, than: int) -> bool:
+    return len(await said_to_agora(page, "renewToken")) > than
+
+
+async def test_a_low_balance_warns_and_the_end_of_it_ends_the_call(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch(**QUICK)
+    await grant(server, "ann", 30)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await expect(ann.get_by_text("Your balance pays for 2 s more.")).to_be_visible()
+    await expect(ann.get_by_text("Your balance can’t pay for more.")).to_be_visible()
+    await expect(bob.get_by_role("alert")).to_have_count(0)
+    await expect(ann.get_by_role("heading", name="Your balance ran out")).to_be_visible()
+    await expect(ann.get_by_test_id("summary-spent")).to_have_text("30")
+    await expect(bob.get_by_role("heading", name="The caller’s balance ran out")).to_be_visible()
+
+
+async def test_a_top_up_in_mid_call_takes_the_warning_away(launch: Launch, people: People, grant: Grant) -> None:
+    server = launch(BILLING_PERIOD_SECONDS=30)
+    await grant(server, "ann", 20)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await expect(ann.get_by_role("alert")).to_be_visible()
+    await grant(server, "ann", 100)
+    await expect(ann.get_by_role("alert")).to_have_count(0)
+    await expect(ann.get_by_test_id("call-balance")).to_have_text("110")
+
+
+async def test_without_the_video_service_the_call_says_so_and_goes_on(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch(**QUICK)
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann", agora=False)).home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await expect(ann.get_by_text("The video service can’t be reached.")).to_be_visible()
+    await expect(ann.get_by_test_id("spent")).to_have_text("20")
+    await ann.get_by_role("button", name="End").click()
+    await expect(ann.get_by_role("dialog", name="Call ended")).to_be_visible()
+
+
+async def test_on_a_server_without_an_agora_project_the_sdk_is_never_fetched(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch(**QUICK, AGORA_APP_ID="", AGORA_APP_CERTIFICATE="")
+    await grant(server, "ann", 500)
+    anns = await people.come(server, "ann")
+    ann = await anns.home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await expect(ann.get_by_text("Video isn’t set up on this server.")).to_be_visible()
+    await expect(ann.get_by_test_id("spent")).to_have_text("20")
+    assert anns.agora_requests == []
+
+
+async def test_the_agora_sdk_is_fetched_when_it_rings_and_not_before(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch()
+    await grant(server, "ann", 500)
+    anns, bobs = await people.come(server, "ann", role="admin"), await people.come(server, "bob")
+    ann, bob = await anns.home(), await bobs.home()
+    for page in ("History", "Earnings", "Operations", "People"):
+        await ann.get_by_role("link", name=page).click()
+        await expect(ann.get_by_role("heading", level=1, name=page)).to_be_visible()
+    await ann.wait_for_load_state("networkidle")
+    assert anns.agora_requests == bobs.agora_requests == []
+
+    await ann.get_by_role("button", name="Call bob").click()
+    await expect(bob.get_by_role("alertdialog")).to_be_visible()
+    await eventually(lambda: anns.agora_requests and bobs.agora_requests)
+
+
+async def test_a_person_without_a_camera_still_has_a_call(launch: Launch, people: People, grant: Grant) -> None:
+    server = launch()
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann", permissions=["microphone"])).home()
+    await ann.add_init_script("navigator.mediaDevices.getUserMedia = () => Promise.reject({code: 'PERMISSION_DENIED'})")
+    await ann.reload()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await expect(ann.get_by_text("Camera not allowed")).to_be_visible()
+    await expect(ann.get_by_role("button", name="Unmute")).to_be_disabled()
+    await expect(ann.locator(".remote video")).to_be_visible()
+
+
+async def test_muting_and_stopping_the_camera_reach_the_video_service(
+    launch: Launch, people: People, grant: Grant
+) -> None:
+    server = launch()
+    await grant(server, "ann", 500)
+    ann = await (await people.come(server, "ann")).home()
+    bob = await (await people.come(server, "bob")).home()
+    await in_a_call(ann, bob, "bob")
+    await ann.get_by_role("button", name="Mute", exact=True).click()
+    await ann.get_by_role("button", name="Stop video").click()
+    await expect(ann.get_by_role("button", name="Start video")).to_be_visible()
+    await ann.get_by_role("button", name="Unmute").click()
+    await eventually(lambda: _muted(ann))
+    await asyncio.wait_for(bob.get_by_role("button", name="End").click(), 15)
+
+
+async def _muted(page: Page) -> bool:
+    said = [entry[1:] for entry in await said_to_agora(page, "muted")]
+    return said == [["audio", True], ["video", True], ["audio", False]]

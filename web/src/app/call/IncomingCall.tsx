@@ -1,0 +1,44 @@
+import { Phone } from "lucide-react";
+import type { CallState, UseCall } from "../../client";
+import { Avatar } from "../Avatar";
+import { Dialog } from "../Dialog";
+import { rate } from "../format";
+import { useRingtone } from "./ringtone";
+import { useAction } from "./useAction";
+
+interface Props {
+  call: UseCall;
+  state: Extract<CallState, { phase: "incoming" }>;
+}
+
+/** Escape doesn't decline: a call is refused on purpose or not at all. */
+export function IncomingCall({ call, state }: Props) {
+  const { id, callerId, rateTokensPerPeriod, periodSeconds } = state.call;
+  const { busy, run } = useAction(callerId);
+  useRingtone();
+  return (
+    <Dialog open label={`${callerId} is calling`} role="alertdialog" className="ringing">
+      <span className="pulse">
+        <Avatar userId={callerId} size="huge" />
+      </span>
+      <h2>{callerId}</h2>
+      <p className="quiet">is calling · pays {rate(rateTokensPerPeriod, periodSeconds)}</p>
+      <div className="ring-actions">
+        <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.decline(id))}>
+          <Phone className="hang-up" aria-hidden="true" />
+          <span>Decline</span>
+        </button>
+        <button
+          type="button"
+          className="round answer"
+          disabled={busy}
+          data-first-focus
+          onClick={() => run(() => call.accept(id))}
+        >
+          <Phone aria-hidden="true" />
+          <span>Answer</span>
+        </button>
+      </div>
+    </Dialog>
+  );
+}

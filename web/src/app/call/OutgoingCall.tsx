@@ -1,0 +1,39 @@
+import { Phone } from "lucide-react";
+import type { CallState, UseCall } from "../../client";
+import { Avatar } from "../Avatar";
+import { Dialog } from "../Dialog";
+import { rate } from "../format";
+import { useAction } from "./useAction";
+
+interface Props {
+  call: UseCall;
+  state: Extract<CallState, { phase: "outgoing" }>;
+}
+
+export function OutgoingCall({ call, state }: Props) {
+  const { id, calleeId, rateTokensPerPeriod, periodSeconds } = state.call;
+  const { busy, run } = useAction(calleeId);
+  return (
+    <Dialog open label={`Calling ${calleeId}`} className="ringing">
+      <span className="pulse">
+        <Avatar userId={calleeId} size="huge" />
+      </span>
+      <h2>{calleeId}</h2>
+      <p className="quiet" role="status">
+        Ringing{state.here ? "" : " from another tab"} · {rate(rateTokensPerPeriod, periodSeconds)} once they answer
+      </p>
+      <div className="ring-actions">
+        <button
+          type="button"
+          className="round end"
+          disabled={busy}
+          data-first-focus
+          onClick={() => run(() => call.cancel(id))}
+        >
+          <Phone className="hang-up" aria-hidden="true" />
+          <span>Cancel</span>
+        </button>
+      </div>
+    </Dialog>
+  );
+}

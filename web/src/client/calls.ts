@@ -1,0 +1,213 @@
+/**
+ * A user's call as one tab lives it: commands out, events in, one state to show.
+ *
+ * Which tab carries a call is the tab's own knowledge: it marks the call in its session storage, so that a reload joins
+ * again, and tells the browser's other tabs when it takes a call over.
+ */
+import type { ApiService } from "./api";
+import { preloadAgoraSDKs } from "./agoraLazyLoader";
+import { CallMedia } from "./callMedia";
+import { callOf, idle, nextCallState, type CallEvent, type CallState } from "./callState";
+import { CommandError, type CallSocket } from "./socket";
+import { Store } from "./store";
+import type { AgoraGrant, Call } from "./wire";
+
+const mark = "callmeter.call";
+
+export interface CallServiceOptions {
+  userId: string;
+  /** Whether the server has an Agora project: without one calls are metered, and have no sound and picture. */
+  agoraConfigured?: boolean;
+  storage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
+}
+
+export class CallService {
+  readonly state = new Store<CallState>(idle);
+  readonly media: CallMedia;
+  readonly #storage: Pick<Storage, "getItem" | "setItem" | "removeItem">;
+  #tabs: BroadcastChannel | undefined;
+  readonly #stops: (() => void)[] = [];
+  /** One request id for each call this tab means to start, so that asking twice starts one. */
+  #starting: { calleeId: string; requestId: string } | undefined;
+  #joining: string | undefined;
+
+  constructor(
+    private readonly socket: CallSocket,
+    private readonly api: ApiService,
+    private readonly options: CallServiceOptions,
+  ) {
+    this.#storage = options.storage ?? sessionStorage;
+    this.media = new CallMedia({
+      configured: this.#hasAgora,
+      needToken: () => this.#freshGrant(),
+      displaced: () => this.#giveUp(),
+    });
+  }
+
+  /** Starts listening to the socket and to the browser's other tabs. */
+  open(): void {
+    const { socket } = this;
+    const { userId } = this.options;
+    this.#stops.push(
+      socket.on("call:incoming", ({ call }) => {
+        this.#preload();
+        this.#happened({ type: "ringing", call, userId, here: this.#isMarked(call.id) });
+      }),
+      socket.on("call:accepted", ({ call }) => {
+        this.#happened({ type: "accepted", call });
+        const state = this.state.get();
+        if (state.phase === "active" && !state.here && this.#isMarked(call.id)) void this.#rejoin(call.id);
+      }),
+      socket.on("call:ended", ({ call }) => this.#happened({ type: "ended", call })),
+      socket.on("call:token", ({ callId, agora }) => this.#happened({ type: "token", callId, agora })),
+      socket.onConnect(() => void this.#catchUp()),
+    );
+    this.#tabs = new BroadcastChannel(`callmeter.calls.${userId}`);
+    this.#tabs.onmessage = ({ data }: MessageEvent<{ taken: string }>) => {
+      this.#unmark(data.taken);
+      this.#happened({ type: "taken", callId: data.taken });
+    };
+  }
+
+  /** Rings someone. The same again, while unanswered, is the same call. */
+  async start(calleeId: string): Promise<void> {
+    if (this.#starting?.calleeId !== calleeId) this.#starting = { calleeId, requestId: crypto.randomUUID() };
+    this.#preload();
+    try {
+      const { call } = await this.socket.command("call:start", this.#starting);
+      this.#starting = undefined;
+      this.#storage.setItem(mark, call.id);
+      this.#happened({ type: "ringing", call, userId: this.options.userId, here: true });
+    } catch (error) {
+      if (!(error instanceof CommandError) || error.code !== "no_answer") this.#starting = undefined;
+      throw error;
+    }
+  }
+
+  async accept(callId: string): Promise<void> {
+    this.#joining = callId;
+    try {
+      const { call, agora } = await this.socket.command("call:accept", { callId });
+      this.#carry(call, agora);
+    } finally {
+      this.#joining = undefined;
+    }
+  }
+
+  /** Makes this tab the one that carries the call: the caller's after accept, after a reload, or from another tab. */
+  async join(callId: string): Promise<void> {
+    if (this.#joining === callId) return;
+    this.#joining = callId;
+    try {
+      const { call, agora } = await this.socket.command("call:join", { callId });
+      this.#carry(call, agora);
+    } finally {
+      this.#joining = undefined;
+    }
+  }
+
+  async decline(callId: string): Promise<void> {
+    this.#happened({ type: "ended", call: (await this.socket.command("call:decline", { callId })).call });
+  }
+
+  async cancel(callId: string): Promise<void> {
+    this.#happened({ type: "ended", call: (await this.socket.command("call:cancel", { callId })).call });
+  }
+
+  /** Ends the call, over HTTP where the socket gives no answer: hanging up must work while the meter runs. */
+  async end(callId: string): Promise<void> {
+    try {
+      this.#happened({ type: "ended", call: (await this.socket.command("call:end", { callId })).call });
+    } catch (error) {
+      if (!(error instanceof CommandError) || error.code !== "no_answer") throw error;
+      await this.api.endCall(callId);
+      this.#happened({ type: "ended", call: await this.api.call(callId) });
+    }
+  }
+
+  /** Puts the summary of an ended call away. */
+  dismiss(): void {
+    this.#happened({ type: "dismissed" });
+  }
+
+  /** Stops listening, and carries the call no longer. The server's grace runs until another tab joins. */
+  close(): void {
+    for (const stop of this.#stops.splice(0)) stop();
+    this.#tabs?.close();
+    this.media.follow(idle);
+  }
+
+  get #hasAgora(): boolean {
+    return this.options.agoraConfigured ?? true;
+  }
+
+  #preload(): void {
+    if (this.#hasAgora) preloadAgoraSDKs();
+  }
+
+  #happened(event: CallEvent): void {
+    const before = this.state.get();
+    const after = nextCallState(before, event);
+    if (after === before) return;
+    if (after.phase === "ended") this.#unmark(after.call.id);
+    this.state.set(after);
+    this.media.follow(after);
+  }
+
+  #carry(call: Call, agora: AgoraGrant): void {
+    this.#storage.setItem(mark, call.id);
+    this.#tabs?.postMessage({ taken: call.id });
+    this.#happened({ type: "joined", call, agora });
+  }
+
+  async #rejoin(callId: string): Promise<void> {
+    try {
+      await this.join(callId);
+    } catch {
+      // The call ended meanwhile, or the connection is gone: the next connect tries again or learns of the end.
+    }
+  }
+
+  /**
+   * After a reconnect the server knows neither that this socket carries the call nor, where the call ended meanwhile,
+   * that anyone here still shows it.
+   */
+  async #catchUp(): Promise<void> {
+    const state = this.state.get();
+    if (state.phase === "idle" || state.phase === "ended") return;
+    try {
+      if (state.phase === "active" && state.here) await this.join(state.call.id);
+      else await this.#read(state.call.id);
+    } catch (error) {
+      if (error instanceof CommandError && error.code !== "no_answer") {
+        await this.#read(state.call.id).catch(() => undefined);
+      }
+    }
+  }
+
+  async #read(callId: string): Promise<void> {
+    const call = await this.api.call(callId);
+    if (call.status === "ended") this.#happened({ type: "ended", call });
+    if (call.status === "active") this.#happened({ type: "accepted", call });
+  }
+
+  async #freshGrant(): Promise<AgoraGrant | undefined> {
+    const call = callOf(this.state.get());
+    return call ? (await this.socket.command("call:renew", { callId: call.id })).agora : undefined;
+  }
+
+  #giveUp(): void {
+    const call = callOf(this.state.get());
+    if (!call) return;
+    this.#unmark(call.id);
+    this.#happened({ type: "taken", callId: call.id });
+  }
+
+  #isMarked(callId: string): boolean {
+    return this.#storage.getItem(mark) === callId;
+  }
+
+  #unmark(callId: string): void {
+    if (this.#isMarked(callId)) this.#storage.removeItem(mark);
+  }
+}

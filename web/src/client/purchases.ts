@@ -1,0 +1,164 @@
+/**
+ * Buying tokens: one charge for each time someone means to buy, whatever is clicked, lost or reloaded.
+ *
+ * A purchase is an intent (see intents) from the moment its payment method exists until the server gave its final
+ * answer, a 3-D Secure step in between included. `pending` finds one that a reload interrupted, and `resume` finishes it
+ * with the key it began with.
+ */
+import { ApiError, type ApiService } from "./api";
+import { deliver, mayStillHappen, type Delivery, type Intent, type IntentStore } from "./intents";
+import type { Purchase, PurchaseRequest } from "./wire";
+
+const scope = "purchase";
+
+export type PurchaseStep = "preparing" | "charging" | "authenticating" | "confirming";
+
+export type PurchaseOutcome =
+  | { kind: "succeeded"; purchase: Purchase }
+  /** The bank said no; another card may do. */
+  | { kind: "declined"; message: string }
+  /** The cardholder did not authenticate. */
+  | { kind: "not_authenticated" }
+  /** Accepted, and finished by the bank later; the balance is pushed then. */
+  | { kind: "processing" }
+  | { kind: "rate_limited"; retryAfterS: number }
+  | { kind: "over_daily_limit"; limitCents: number; spentCents: number; resetsAt: string | undefined }
+  /** No answer: whether it was charged is unknown, and `resume` finds out without charging again. */
+  | { kind: "unanswered" }
+  | { kind: "refused"; message: string };
+
+export interface PurchaseTools {
+  createPaymentMethod: () => Promise<string>;
+  authenticate: (clientSecret: string) => Promise<boolean>;
+  onStep?: (step: PurchaseStep) => void;
+}
+
+export interface PurchaseTiming extends Delivery {
+  /** Waits between looks at a purchase that its webhook has yet to finish. */
+  confirmDelaysMs?: readonly number[];
+}
+
+export class PurchaseService {
+  #running: Promise<PurchaseOutcome> | undefined;
+
+  constructor(
+    private readonly api: ApiService,
+    private readonly intents: IntentStore,
+    private readonly timing: PurchaseTiming = {},
+  ) {}
+
+  /** A purchase whose outcome this tab doesn't know yet. */
+  pending(): Intent<PurchaseRequest> | undefined {
+    const open = this.intents.open<PurchaseRequest>(scope);
+    return open?.sent ? open : undefined;
+  }
+
+  /** Buys; asked again while it runs (a double click), it is the same purchase. Throws PaymentFormError only. */
+  buy(amountInCents: number, tools: PurchaseTools): Promise<PurchaseOutcome> {
+    return this.#alone(async () => {
+      if (this.pending()) return this.#finish(tools);
+      tools.onStep?.("preparing");
+      const paymentMethodId = await tools.createPaymentMethod();
+      this.intents.begin<PurchaseRequest>(scope, { amountInCents, paymentMethodId });
+      return this.#finish(tools);
+    });
+  }
+
+  /** Finishes the pending purchase, with the key and the payment method it has. */
+  resume(tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
+    return this.#alone(() => this.#finish(tools));
+  }
+
+  #alone(work: () => Promise<PurchaseOutcome>): Promise<PurchaseOutcome> {
+    this.#running ??= work().finally(() => {
+      this.#running = undefined;
+    });
+    return this.#running;
+  }
+
+  async #finish(tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
+    try {
+      tools.onStep?.("charging");
+      const { body: answer } = await deliver<PurchaseRequest, { body: Purchase }>(
+        this.intents,
+        scope,
+        ({ body, key }) => this.api.purchaseTokens(body, key),
+        this.timing,
+      );
+      this.intents.note(scope, { reference: answer.purchaseId });
+      // A replayed answer tells what was true when it was first given; the purchase itself tells what is.
+      const purchase = answer.status === "requires_action" ? await this.#latest(answer) : answer;
+      return await this.#conclude(purchase, tools);
+    } catch (error) {
+      return outcomeOf(error);
+    }
+  }
+
+  async #conclude(purchase: Purchase, tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
+    if (purchase.status === "requires_action" && purchase.clientSecret) {
+      tools.onStep?.("authenticating");
+      if (!(await tools.authenticate(purchase.clientSecret))) return this.#settled({ kind: "not_authenticated" });
+      tools.onStep?.("confirming");
+      return this.#confirmed(purchase);
+    }
+    return this.#settled(outcomeOfPurchase(purchase));
+  }
+
+  /** The bank has it; our server learns of it by webhook, within seconds. */
+  async #confirmed(purchase: Purchase): Promise<PurchaseOutcome> {
+    const { confirmDelaysMs = [500, 1000, 1000, 2000, 2000, 3000, 5000, 5000], sleep = pause } = this.timing;
+    for (const delay of confirmDelaysMs) {
+      await sleep(delay);
+      const outcome = outcomeOfPurchase(await this.#latest(purchase));
+      if (outcome.kind !== "processing") return this.#settled(outcome);
+    }
+    return this.#settled({ kind: "processing" });
+  }
+
+  async #latest(purchase: Purchase): Promise<Purchase> {
+    if (!purchase.purchaseId) return purchase;
+    const now = await this.api.purchase(purchase.purchaseId);
+    return { ...now, clientSecret: now.clientSecret ?? purchase.clientSecret ?? null };
+  }
+
+  #settled(outcome: PurchaseOutcome): PurchaseOutcome {
+    this.intents.settle(scope);
+    return outcome;
+  }
+}
+
+function outcomeOfPurchase(purchase: Purchase): PurchaseOutcome {
+  switch (purchase.status) {
+    case "succeeded":
+      return { kind: "succeeded", purchase };
+    case "failed":
+    case "declined":
+      return { kind: "declined", message: "The bank declined the payment." };
+    case "canceled":
+    case "cancelled":
+      return { kind: "refused", message: "The payment was cancelled." };
+    default:
+      return { kind: "processing" };
+  }
+}
+
+function outcomeOf(error: unknown): PurchaseOutcome {
+  if (mayStillHappen(error)) return { kind: "unanswered" };
+  if (!(error instanceof ApiError)) throw error;
+  if (error.status === 402) return { kind: "declined", message: error.message };
+  if (error.status === 429) return { kind: "rate_limited", retryAfterS: error.retryAfter ?? 60 };
+  if (error.code === "daily_limit_exceeded") {
+    const { limitCents, spentCents, resetsAt } = error.problem;
+    return {
+      kind: "over_daily_limit",
+      limitCents: Number(limitCents ?? 0),
+      spentCents: Number(spentCents ?? 0),
+      resetsAt: typeof resetsAt === "string" ? resetsAt : undefined,
+    };
+  }
+  return { kind: "refused", message: error.message };
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

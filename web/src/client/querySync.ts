@@ -1,0 +1,47 @@
+/** What the server pushes, brought into TanStack Query's cache; hooks and pages only ever read the cache. */
+import type { QueryClient } from "@tanstack/react-query";
+import type { CallSocket } from "./socket";
+import { applyUpdate, compareVersions } from "./versioned";
+import type { Balance, BalanceUpdate } from "./wire";
+
+export const queryKeys = {
+  tokenBalance: ["tokenBalance"],
+  earnings: ["earnings"],
+  transactions: ["transactions"],
+  calls: ["calls"],
+  online: ["online"],
+  me: ["me"],
+  ops: ["ops"],
+} as const;
+
+/** Follows the socket until the answer is called. */
+export function syncQueries(socket: CallSocket, queries: QueryClient): () => void {
+  let seenBefore = false;
+  const stops = [
+    socket.on("balance:update", (update) => takeBalance(queries, update)),
+    socket.on("earnings:update", (update) => takeBalance(queries, update)),
+    socket.on("query:invalidate", ({ queryKeys: keys }) => {
+      for (const queryKey of keys) void queries.invalidateQueries({ queryKey });
+    }),
+    socket.onConnect(() => {
+      // What was pushed while this tab was away is lost; the balance comes as a snapshot, the rest is asked for.
+      if (seenBefore) void queries.invalidateQueries();
+      seenBefore = true;
+    }),
+  ];
+  return () => {
+    for (const stop of stops) stop();
+  };
+}
+
+/** Newer is shown at once; a gap is shown too, and everything derived from the missed entries fetched again. */
+export function takeBalance(queries: QueryClient, update: BalanceUpdate): void {
+  const { queryKey } = update;
+  const shown = queries.getQueryData<Balance>(queryKey);
+  const verdict = compareVersions(shown, update);
+  if (verdict === "stale") return;
+  queries.setQueryData<Balance>(queryKey, (current) => applyUpdate(current, update));
+  if (verdict === "newer") return;
+  void queries.invalidateQueries({ queryKey });
+  void queries.invalidateQueries({ queryKey: queryKeys.transactions });
+}

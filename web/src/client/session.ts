@@ -1,0 +1,61 @@
+/**
+ * The session by cookie: no token stays within JavaScript's reach.
+ *
+ * `POST /bff/session` trades a token for an HttpOnly cookie; from then on the page holds only the CSRF token. An app
+ * whose own backend signs people in sets the cookie there and calls `refresh` alone.
+ */
+import { ApiService, type ApiOptions } from "./api";
+import { Store } from "./store";
+import type { Session } from "./wire";
+
+export class SessionService {
+  readonly state = new Store<Session | undefined>(undefined);
+  readonly api: ApiService;
+
+  constructor(options: Omit<ApiOptions, "csrfToken" | "renewCsrf" | "onUnauthenticated"> = {}) {
+    this.api = new ApiService({
+      ...options,
+      csrfToken: () => this.#csrf(),
+      renewCsrf: async () => {
+        const before = this.#csrf();
+        await this.refresh();
+        return this.#csrf() !== before;
+      },
+      onUnauthenticated: () => this.#forget(),
+    });
+  }
+
+  /** Asks the server who is signed in, and tells everyone who watches `state`. */
+  async refresh(): Promise<Session> {
+    const { body } = await this.api.request<Session>("GET", "/bff/session");
+    this.state.set(body);
+    return body;
+  }
+
+  /** Signs in with a token the app got from its own backend. */
+  async signIn(token: string): Promise<Session> {
+    await this.api.request("POST", "/bff/session", { bearer: token, body: {} });
+    return this.refresh();
+  }
+
+  /** Signs in as anyone: a development server only. */
+  async signInForDevelopment(claims: { userId: string; role?: string }): Promise<Session> {
+    const { body } = await this.api.request<{ token: string }>("POST", "/dev/login", { body: claims });
+    return this.signIn(body.token);
+  }
+
+  async signOut(): Promise<void> {
+    await this.api.request("DELETE", "/bff/session");
+    await this.refresh();
+  }
+
+  #csrf(): string | undefined {
+    const session = this.state.get();
+    return session?.authenticated ? session.csrfToken : undefined;
+  }
+
+  #forget(): void {
+    const session = this.state.get();
+    if (session?.authenticated) this.state.set({ authenticated: false, config: session.config });
+  }
+}
