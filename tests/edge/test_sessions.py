@@ -229,6 +229,17 @@ async def test_a_session_ends_with_its_token(server: Server, http: aiohttp.Clien
     await eventually(over)
 
 
+async def test_a_token_that_holds_for_thousands_of_years_makes_a_session_that_does(
+    server: Server, http: aiohttp.ClientSession, sockets: list[socketio.AsyncClient]
+) -> None:
+    browser = Browser(http, server)
+    session = await browser.sign_in("ann", exp=10**14)
+    assert session["expiresAt"] == "9999-12-31T23:59:59.000Z"
+    sockets.append(client := await browser.open_socket())
+    renewed = await client.call("auth:renew", {"token": token_of("ann", exp=10**14)}, timeout=5)
+    assert renewed == {"ok": True, "expiresAt": session["expiresAt"]}
+
+
 async def test_a_socket_opens_with_the_cookie(
     server: Server, http: aiohttp.ClientSession, sockets: list[socketio.AsyncClient]
 ) -> None:
