@@ -25,6 +25,7 @@ from realtime.adapters.stripe_gateway import StripeGateway
 from realtime.adapters.tracing import TracedPushes, Tracing
 from realtime.adapters.transactions import Database
 from realtime.config import Settings
+from realtime.services.agora_events import AgoraEvents
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
 from realtime.services.grants import Grants
@@ -78,6 +79,7 @@ class Core:
     metrics: Metrics
     tracing: Tracing
     money: Money
+    agora_events: AgoraEvents
     jobs: Jobs
 
 
@@ -145,7 +147,7 @@ def build_core(
     limiter = Limiter(redis_client)
     issuer = TokenIssuer(settings.agora_app_id, settings.agora_app_certificate, settings.agora_token_version)
     wallets = Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period)
-    money = build_money(settings, db, limiter, wallets, out)
+    money = build_money(settings, db, limiter, wallets, out, metrics)
     kicks = Kicks(_agora_rest(settings, http_client))
     put_out = kicks.put_out
     calls = Calls(
@@ -158,6 +160,7 @@ def build_core(
         settings=settings,
         observer=metrics,
     )
+    agora_events = AgoraEvents(db=db, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds)
     assert settings.database_url
     return Core(
         settings=settings,
@@ -179,26 +182,43 @@ def build_core(
         tracing=tracing,
         wallets=wallets,
         money=money,
-        jobs=background_jobs(settings.database_url, money.payments, money.refunds, money.events, kicks, Upkeep(db)),
+        agora_events=agora_events,
+        jobs=background_jobs(
+            settings.database_url,
+            payments=money.payments,
+            refunds=money.refunds,
+            events=money.events,
+            agora_events=agora_events,
+            kicks=kicks,
+            upkeep=Upkeep(db),
+        ),
     )
 
 
-def build_money(settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes) -> Money:
+def build_money(
+    settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes, metrics: Metrics
+) -> Money:
     assert settings.stripe_secret_key, "the settings name a Stripe account or its stand-in by now"
-    gateway = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base)
+    gateway = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, observer=metrics)
     limits = MoneyLimits(
         limiter, per_minute=settings.money_ops_per_minute, daily_cents=settings.daily_spend_limit_cents
     )
     keys = Idempotency(db)
     payments = Payments(
-        db=db, gateway=gateway, limits=limits, idempotency=keys, out=out, tokens_per_usd=settings.tokens_per_usd
+        db=db,
+        gateway=gateway,
+        limits=limits,
+        idempotency=keys,
+        out=out,
+        tokens_per_usd=settings.tokens_per_usd,
+        observer=metrics,
     )
     return Money(
         gateway=gateway,
         payments=payments,
         refunds=Refunds(db=db, gateway=gateway, limits=limits, idempotency=keys, out=out),
         grants=Grants(db=db, wallets=wallets, limits=limits, idempotency=keys, out=out),
-        events=StripeEvents(db=db, gateway=gateway, payments=payments, out=out),
+        events=StripeEvents(db=db, gateway=gateway, payments=payments, out=out, observer=metrics),
     )
 
 

@@ -183,6 +183,8 @@ class Metrics:
         self.pending_purchases = make.gauge(
             "purchases_pending", "Purchases neither finished nor given up.", mode="livemostrecent"
         )
+        self.purchases = make.counter("purchases", "Purchases by how they ended, or wait for their buyer.", "outcome")
+        self.stripe_events = make.counter("stripe_events", "Stripe's events by what became of them.", "outcome")
         self.jobs = make.gauge("jobs", "Jobs by status.", "status", mode="livemostrecent")
 
     def _make_dependencies(self, make: Instruments) -> None:
@@ -215,6 +217,12 @@ class Metrics:
 
     def vendor_request(self, vendor: str, operation: str, outcome: str, seconds: float) -> None:
         self.vendor_seconds.labels(vendor, operation, outcome).observe(seconds)
+
+    def purchase(self, outcome: str) -> None:
+        self.purchases.labels(outcome).inc()
+
+    def stripe_event(self, outcome: str) -> None:
+        self.stripe_events.labels(outcome).inc()
 
     def socket_event(self, event: str, outcome: str, seconds: float) -> None:
         self.events.labels(event, outcome).inc()
