@@ -1,4 +1,4 @@
-"""`python -m ledger migrate [up|down|status] | verify | trial-balance`. Exit status 1 and a line say what is wrong."""
+"""`python -m ledger migrate [up|down|status] | verify | trial-balance | reconcile stripe`: 1 comes with a line why."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     migrate.set_defaults(run=_migrate)
     proof = commands.add_parser("verify", help="prove every invariant, or exit 1 naming the broken row")
     proof.set_defaults(run=_verify)
+    reconciling = commands.add_parser("reconcile", help="compare with the payment provider; 1 and what differs")
+    reconciling.add_argument("provider", choices=["stripe"])
+    reconciling.set_defaults(run=_reconcile)
     trial = commands.add_parser("trial-balance", help="debits and credits by kind of account")
     trial.set_defaults(run=_trial_balance)
     return parser
@@ -68,6 +71,24 @@ def _verify(url: str, _: argparse.Namespace) -> int:
     )
     print(f"broken: {len(verdict.findings)} findings in {read}" if verdict.findings else f"ok: {read}")
     return 1 if verdict.findings else 0
+
+
+def _reconcile(url: str, _: argparse.Namespace) -> int:
+    from ledger import reconcile  # noqa: PLC0415  (it loads the provider's large library)
+
+    try:
+        found = reconcile.reconcile(url, reconcile.account())
+    except reconcile.NoStripe as error:
+        print(f"ledger: {error}", file=sys.stderr)
+        return 1
+    for difference in found.differences:
+        print(difference)
+    if found.without_disputes:
+        print("ledger: this provider cannot list disputes; they are left out", file=sys.stderr)
+    said = f"{found.payments} payments, {found.in_flight} in flight"
+    nets = f"Stripe holds {found.at_stripe_cents} cents, the ledger {found.in_ledger_cents}"
+    print(f"{len(found.differences)} differences in {said}; {nets}" if found.differences else f"ok: {said}; {nets}")
+    return 1 if found.differences else 0
 
 
 def _trial_balance(url: str, _: argparse.Namespace) -> int:

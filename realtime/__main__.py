@@ -69,7 +69,22 @@ def complete(settings: Settings, *, migrate: bool) -> Iterator[Settings]:
             missing["redis_url"] = stack.enter_context(embedded.redis())
         if missing:
             log.info("embedded servers", started=sorted(name.removesuffix("_url") for name in missing), data=".data/")
+        if settings.stripe_secret_key is None:
+            missing |= _stripe_stand_in(settings, stack)
         yield settings.model_copy(update=missing)
+
+
+def _stripe_stand_in(settings: Settings, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Settings that name a stand-in for Stripe in the place of a missing account; development only."""
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    stand_in = stack.enter_context(embedded.stripe(f"http://{host}:{settings.port}/api/v1/webhooks/stripe"))
+    log.info("no STRIPE_SECRET_KEY: a stand-in for Stripe takes payments, no money moves", url=stand_in.url)
+    return {
+        "stripe_secret_key": "sk_test_stand_in",
+        "stripe_publishable_key": settings.stripe_publishable_key or "pk_test_stand_in",
+        "stripe_api_base": stand_in.url,
+        "stripe_webhook_secret": (*settings.stripe_webhook_secret, stand_in.webhook_secret),
+    }
 
 
 def _run(program: Coroutine[Any, Any, None]) -> None:

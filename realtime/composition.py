@@ -15,20 +15,46 @@ from typing import Any
 import aiohttp
 import redis.asyncio
 
+from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.limiter import Limiter
+from realtime.adapters.metrics import Metrics
 from realtime.adapters.postgres import open_pool
 from realtime.adapters.presence import Presence
+from realtime.adapters.stripe_gateway import StripeGateway
+from realtime.adapters.tracing import TracedPushes, Tracing
 from realtime.adapters.transactions import Database
 from realtime.config import Settings
-from realtime.domain.call import Call
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
+from realtime.services.grants import Grants
+from realtime.services.idempotency import Idempotency
+from realtime.services.jobs import Jobs
+from realtime.services.kicks import Kicks
 from realtime.services.metering import Meter
+from realtime.services.money_limits import MoneyLimits
+from realtime.services.operations import Operations
+from realtime.services.payments import Payments
+from realtime.services.people import People
 from realtime.services.pushes import Pushes
+from realtime.services.refunds import Refunds
+from realtime.services.stripe_events import StripeEvents
+from realtime.services.upkeep import Upkeep, background_jobs
 from realtime.services.wallets import Wallets
 
 REDIS_TIMEOUT_S = 2.0
+LAST_SPANS_S = 3.0
+
+
+@dataclass(slots=True)
+class Money:
+    """What moves money."""
+
+    gateway: StripeGateway
+    payments: Payments
+    refunds: Refunds
+    grants: Grants
+    events: StripeEvents
 
 
 @dataclass(slots=True)
@@ -47,26 +73,54 @@ class Core:
     meter: Meter
     attendance: Attendance
     wallets: Wallets
+    people: People
+    operations: Operations
+    metrics: Metrics
+    tracing: Tracing
+    money: Money
+    jobs: Jobs
 
 
 def new_instance_id() -> str:
     return f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """What everything else is watched with."""
+
+    metrics: Metrics
+    tracing: Tracing
+
+
 @asynccontextmanager
-async def servers(settings: Settings) -> AsyncIterator[tuple[Database, Any, aiohttp.ClientSession]]:
+async def observers(settings: Settings, instance_id: str) -> AsyncIterator[Observers]:
+    endpoint = settings.otel_exporter_otlp_endpoint
+    tracing = Tracing.to_otlp(endpoint, instance_id=instance_id) if endpoint else Tracing.off()
+    try:
+        yield Observers(Metrics(), tracing)
+    finally:
+        # What has not been sent yet is sent, unless the collector keeps it waiting.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(tracing.shutdown), LAST_SPANS_S)
+
+
+@asynccontextmanager
+async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple[Database, Any, aiohttp.ClientSession]]:
     """Connections to PostgreSQL, Redis and HTTP; PostgreSQL must answer for the start to succeed."""
     assert settings.database_url, "the settings name a database by now"
     assert settings.redis_url, "the settings name a Redis by now"
     async with contextlib.AsyncExitStack() as stack:
-        pool = await open_pool(settings.database_url, max_size=settings.database_pool_size)
+        pool = await open_pool(
+            settings.database_url, max_size=settings.database_pool_size, init=watched.tracing.watch_connection
+        )
         stack.push_async_callback(_close_pool, pool)
         client = redis.asyncio.from_url(
             settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
         stack.push_async_callback(client.aclose)
         http_client = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Database(pool), client, http_client
+        yield Database(pool, watched.metrics.waiting_for_connection), client, http_client
 
 
 async def _close_pool(pool: Any) -> None:
@@ -82,15 +136,29 @@ def build_core(
     db: Database,
     redis_client: Any,
     http_client: aiohttp.ClientSession,
+    watched: Observers,
 ) -> Core:
+    metrics, tracing = watched.metrics, watched.tracing
+    if tracing.on:
+        out = TracedPushes(out, tracing)
     presence = Presence(redis_client, instance_id)
     limiter = Limiter(redis_client)
     issuer = TokenIssuer(settings.agora_app_id, settings.agora_app_certificate, settings.agora_token_version)
-
-    async def put_out(conn: Any, call: Call) -> None:
-        return
-
-    calls = Calls(db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=put_out, settings=settings)
+    wallets = Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period)
+    money = build_money(settings, db, limiter, wallets, out)
+    kicks = Kicks(_agora_rest(settings, http_client))
+    put_out = kicks.put_out
+    calls = Calls(
+        db=db,
+        presence=presence,
+        limiter=limiter,
+        issuer=issuer,
+        out=out,
+        put_out=put_out,
+        settings=settings,
+        observer=metrics,
+    )
+    assert settings.database_url
     return Core(
         settings=settings,
         instance_id=instance_id,
@@ -101,11 +169,49 @@ def build_core(
         limiter=limiter,
         out=out,
         calls=calls,
-        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=put_out),
+        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=put_out, observer=metrics),
         attendance=Attendance(
             db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
         ),
-        wallets=Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
+        people=People(db=db, presence=presence, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
+        operations=Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics),
+        metrics=metrics,
+        tracing=tracing,
+        wallets=wallets,
+        money=money,
+        jobs=background_jobs(settings.database_url, money.payments, money.refunds, money.events, kicks, Upkeep(db)),
+    )
+
+
+def build_money(settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes) -> Money:
+    assert settings.stripe_secret_key, "the settings name a Stripe account or its stand-in by now"
+    gateway = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base)
+    limits = MoneyLimits(
+        limiter, per_minute=settings.money_ops_per_minute, daily_cents=settings.daily_spend_limit_cents
+    )
+    keys = Idempotency(db)
+    payments = Payments(
+        db=db, gateway=gateway, limits=limits, idempotency=keys, out=out, tokens_per_usd=settings.tokens_per_usd
+    )
+    return Money(
+        gateway=gateway,
+        payments=payments,
+        refunds=Refunds(db=db, gateway=gateway, limits=limits, idempotency=keys, out=out),
+        grants=Grants(db=db, wallets=wallets, limits=limits, idempotency=keys, out=out),
+        events=StripeEvents(db=db, gateway=gateway, payments=payments, out=out),
+    )
+
+
+def _agora_rest(settings: Settings, session: aiohttp.ClientSession) -> AgoraRest | None:
+    """Agora's channel management, where its credentials are set."""
+    if not settings.agora_customer_id or not settings.agora_customer_secret:
+        return None
+    return AgoraRest(
+        session,
+        app_id=settings.agora_app_id,
+        customer_id=settings.agora_customer_id,
+        customer_secret=settings.agora_customer_secret,
+        base=settings.agora_api_base,
     )
 
 
@@ -125,13 +231,20 @@ def stop_on_signals() -> asyncio.Event:
 
 @asynccontextmanager
 async def background(core: Core, *, meter: bool) -> AsyncIterator[None]:
-    """The loops beside the requests. They end before the connections they use are closed."""
-    tasks = [asyncio.create_task(core.attendance.run(), name="attendance")]
+    """The loops beside the requests, with `meter` the meter and the jobs. They end before their connections do."""
+    tasks = [
+        asyncio.create_task(core.attendance.run(), name="attendance"),
+        asyncio.create_task(core.operations.run(), name="operations"),
+    ]
     if meter:
         tasks.append(asyncio.create_task(core.meter.run(), name="meter"))
+        tasks.append(asyncio.create_task(core.jobs.run(), name="jobs"))
     try:
         yield
     finally:
         core.meter.stop()
         core.attendance.stop()
+        core.operations.stop()
+        core.jobs.stop()
         await asyncio.wait(tasks, timeout=10)
+        await core.money.gateway.close()

@@ -7,6 +7,7 @@ missing secret, and servers it would have to embed.
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -59,6 +60,13 @@ def _http_url(value: str) -> str:
     if urlsplit(value).scheme not in {"http", "https"}:
         raise ValueError("is not an http(s) URL")
     return value.rstrip("/")
+
+
+def _report_uri(value: str) -> str:
+    """It stands in headers, where a separator would begin something else."""
+    if not re.fullmatch(r"(/|https?://)[\w./:?&=%~@+-]*", value, re.ASCII):
+        raise ValueError("is not a path or an http(s) URL fit for a header")
+    return value
 
 
 def _postgres_url(value: str) -> str:
@@ -150,7 +158,7 @@ class Settings(BaseSettings):
     enable_enhanced_features: bool = True
 
     csp_report_only: bool = False
-    csp_report_uri: str = "/api/csp-report"
+    csp_report_uri: Annotated[str, AfterValidator(_report_uri)] = "/api/csp-report"
     log_dir: str | None = None
     log_format: Literal["console", "json"] = "console"
     otel_exporter_otlp_endpoint: HttpUrl | None = None

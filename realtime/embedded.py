@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 DATA = Path(".data")
@@ -60,7 +65,7 @@ def _answers_unix(path: Path) -> bool:
             return False
 
 
-def _answers_tcp(port: int) -> bool:
+def answers_tcp(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -112,17 +117,61 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+@dataclass(frozen=True, slots=True)
+class StripeStandIn:
+    """Where the stand-in answers, and the secret it signs its events with."""
+
+    url: str
+    webhook_secret: str
+
+
 @contextmanager
-def stripe(data: Path = DATA) -> Iterator[str]:
-    """A stand-in for Stripe's API on a free port of 127.0.0.1; answers its base URL. It forgets all at its end."""
+def stripe(webhook_url: str, data: Path = DATA) -> Iterator[StripeStandIn]:
+    """A stand-in for Stripe's API on a free port of 127.0.0.1, that sends its events to `webhook_url`.
+
+    It forgets everything at its end, and takes any secret key that begins with sk_.
+    """
     data.mkdir(parents=True, exist_ok=True)
+    note = data.resolve() / "stripe.json"
+    if (running := _running_stand_in(note)) is not None:
+        yield running
+        return
+    if find_spec("localstripe") is None:
+        raise EmbeddedError("STRIPE_SECRET_KEY is not set, and the stand-in for Stripe is not installed (localstripe)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "localstripe", "--port", str(port), "--from-scratch"]
+    command = [sys.executable, "-m", "realtime.stripe_stand_in", "--port", str(port), "--from-scratch"]
     with _running(command, data.resolve() / "stripe.log", "Stripe stand-in") as answers:
-        answers(lambda: _answers_tcp(port))
-        yield f"http://127.0.0.1:{port}"
+        answers(lambda: answers_tcp(port))
+        started = StripeStandIn(f"http://127.0.0.1:{port}", f"whsec_{secrets.token_hex(24)}")
+        register_webhook(started, webhook_url)
+        note.write_text(json.dumps({"url": started.url, "webhook_secret": started.webhook_secret}))
+        try:
+            yield started
+        finally:
+            note.unlink(missing_ok=True)
+
+
+def register_webhook(stand_in: StripeStandIn, url: str) -> None:
+    """Have the stand-in send its events to `url`."""
+    body = json.dumps({"url": url, "secret": stand_in.webhook_secret}).encode()
+    request = urllib.request.Request(  # noqa: S310  (our own URL)
+        f"{stand_in.url}/_config/webhooks/callmeter", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+        pass
+
+
+def _running_stand_in(note: Path) -> StripeStandIn | None:
+    """The stand-in a process beside this one has started, if it answers."""
+    try:
+        noted = StripeStandIn(**json.loads(note.read_text()))
+        probe = urllib.request.Request(f"{noted.url}/v1/balance", headers={"Authorization": "Bearer sk_test_probe"})  # noqa: S310
+        with urllib.request.urlopen(probe, timeout=2) as answer:  # noqa: S310
+            return noted if json.load(answer).get("object") == "balance" else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 class Servers(AbstractContextManager["Servers"]):

@@ -14,9 +14,18 @@ from aiohttp import web
 
 from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
-from realtime.composition import Core, background, build_core, new_instance_id, servers, stop_on_signals
+from realtime.composition import (
+    Core,
+    background,
+    build_core,
+    new_instance_id,
+    observers,
+    servers,
+    stop_on_signals,
+)
 from realtime.config import Settings
-from realtime.edge import bff, documents, http, routes
+from realtime.edge import bff, documents, http, operations, payments, routes, webhooks
+from realtime.edge.access import access
 from realtime.edge.authentication import Authenticator
 from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
@@ -37,7 +46,7 @@ async def run_web(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain: no new calls, tabs told, the meter stopped between batches."""
     stopping = stop_on_signals()
     instance_id = new_instance_id()
-    async with servers(settings) as (db, redis_client, http_client):
+    async with observers(settings, instance_id) as watched, servers(settings, watched) as (db, redis_client, client):
         assert settings.redis_url
         sio = FanoutServer(
             redis_url=settings.redis_url,
@@ -45,17 +54,24 @@ async def run_web(settings: Settings) -> None:
             instance_id=instance_id,
             on_gap=lambda: sockets.send_snapshots(),  # noqa: PLW0108  (built below)
         )
-        core = build_core(settings, instance_id, sio, db, redis_client, http_client)
+        core = build_core(settings, instance_id, sio, db, redis_client, client, watched)
         authenticator = Authenticator(
-            verifier_of(settings, _fetch_json(http_client)),
+            verifier_of(settings, _fetch_json(client)),
             Sessions(redis_client),
             secure_cookies=settings.production,
             allowed_origins=settings.allowed_origins,
         )
         sockets = Sockets(
-            sio, authenticator=authenticator, calls=core.calls, wallets=core.wallets, attendance=core.attendance
+            sio,
+            authenticator=authenticator,
+            calls=core.calls,
+            wallets=core.wallets,
+            attendance=core.attendance,
+            operations=core.operations,
+            metrics=core.metrics,
+            tracing=core.tracing,
         )
-        app = build_http(core, authenticator, sio, CspReports(lambda _directive, _disposition: None))
+        app = build_http(core, authenticator, sio)
         async with background(core, meter=settings.meter_in_web):
             await sio.start()
             try:
@@ -71,17 +87,16 @@ async def run_web(settings: Settings) -> None:
     log.info("stopped")
 
 
-def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer, csp_reports: CspReports) -> web.Application:
+def build_http(core: Core, authenticator: Authenticator, sio: FanoutServer) -> web.Application:
     settings = core.settings
-    app = web.Application(
-        middlewares=[*middlewares(settings), Pages().middleware], client_max_size=routes.MAX_BODY_BYTES
-    )
+    passed = [access(core.metrics, core.tracing), *middlewares(settings), Pages().middleware]
+    app = web.Application(middlewares=passed, client_max_size=routes.MAX_BODY_BYTES)
     app.on_response_prepare.append(security_headers(settings))
-    routes.mount(app, route_table(core, authenticator, sio, csp_reports), authenticator)
+    routes.mount(app, route_table(core, authenticator, sio), authenticator)
     return app
 
 
-def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer, csp_reports: CspReports) -> list[Route]:
+def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> list[Route]:
     """Every HTTP route of this server, those of its documents included."""
     settings = core.settings
     table = [
@@ -89,8 +104,12 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer, csp
         *bff.session_routes(settings, authenticator, sio.disconnect),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
-        *http.grant_routes(core.wallets),
-        *csp_reports.routes(),
+        *http.people_routes(core.people),
+        *operations.operations_routes(core.operations, core.metrics),
+        *CspReports(core.operations.csp_report).routes(),
+        *payments.payment_routes(settings, core.money.payments),
+        *payments.admin_routes(settings, core.money.grants, core.money.refunds),
+        *webhooks.stripe_routes(settings, core.money.events),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))
@@ -109,10 +128,12 @@ def document(settings: Settings, kind: str) -> str:
     if kind == "asyncapi":
         return documents.text_of(documents.asyncapi())
     unbuilt: Any = _Unbuilt()
-    parts = {part.name: unbuilt for part in fields(Core)} | {"settings": settings}
+    core = Core(**({part.name: unbuilt for part in fields(Core)} | {"settings": settings}))
     authenticator = Authenticator(unbuilt, unbuilt, secure_cookies=settings.production)
-    table = route_table(Core(**parts), authenticator, unbuilt, CspReports(unbuilt))
-    return documents.text_of(documents.openapi(table, secure_cookies=settings.production))
+    # The table ends with the rows of the documents themselves.
+    return documents.text_of(
+        documents.openapi(route_table(core, authenticator, unbuilt), secure_cookies=settings.production)
+    )
 
 
 def _postgres_probe(db: Database) -> http.Probe:

@@ -71,12 +71,12 @@ def template_database(postgres_server_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(postgres_server_url: str, template_database: str) -> Iterator[str]:
-    yield from _database(postgres_server_url, template_database)
+    yield from new_database(postgres_server_url, template_database)
 
 
 @pytest.fixture
 def empty_database_url(postgres_server_url: str) -> Iterator[str]:
-    yield from _database(postgres_server_url, "template1")
+    yield from new_database(postgres_server_url, "template1")
 
 
 @pytest.fixture
@@ -86,7 +86,8 @@ async def db(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await conn.close()
 
 
-def _database(server_url: str, template: str) -> Iterator[str]:
+def new_database(server_url: str, template: str) -> Iterator[str]:
+    """The URL of a new database, dropped when the generator goes on."""
     name = f"callmeter_test_{uuid4().hex[:16]}"
     with _server(server_url) as conn:
         conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))

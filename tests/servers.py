@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +103,41 @@ class Server:
 Launch = Callable[..., Server]
 
 
+def environment(database_url: str, redis_url: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a process of ours is started with: nothing of this one's but where programs are."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "PORT": str(free_port()),
+        "JWT_SECRET": JWT_SECRET,
+        "AGORA_APP_ID": AGORA_APP_ID,
+        "AGORA_APP_CERTIFICATE": AGORA_APP_CERTIFICATE,
+        "LOG_FORMAT": "json",
+        # No test needs Stripe but those that bring one.
+        "STRIPE_SECRET_KEY": "sk_test_nobody",
+        "STRIPE_API_BASE": "http://127.0.0.1:9",
+    } | {name: str(value) for name, value in settings.items()}
+
+
 @pytest.fixture
 def launch(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Launch]:
     """Start `python -m realtime [role]` with settings as keyword arguments; waits until it serves."""
+    with launching(database_url, redis_url, tmp_path) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def launching(database_url: str, redis_url: str, log_dir: Path) -> Iterator[Launch]:
+    """What `launch` answers, for servers that outlive one test."""
     started: list[Server] = []
     numbers = itertools.count(1)
 
     def start(role: str = "web", *, module: str = "realtime", wait: bool = True, **settings: Any) -> Server:
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": os.environ.get("HOME", "/"),
-            "PYTHONPATH": str(ROOT),
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            "PORT": str(free_port()),
-            "JWT_SECRET": JWT_SECRET,
-            "AGORA_APP_ID": AGORA_APP_ID,
-            "AGORA_APP_CERTIFICATE": AGORA_APP_CERTIFICATE,
-            "LOG_FORMAT": "json",
-        } | {name: str(value) for name, value in settings.items()}
-        server = Server(["-m", module, role], env, tmp_path / f"{role}-{next(numbers)}.log")
+        env = environment(database_url, redis_url, settings)
+        server = Server(["-m", module, role], env, log_dir / f"{role}-{next(numbers)}.log")
         started.append(server)
         if wait:
             server.wait_for('"event": "working"' if role == "worker" else '"event": "serving"')

@@ -49,6 +49,10 @@ class Limiter:
         self._redis = redis
         self._take = redis.register_script(_TAKE)
 
+    async def ping(self) -> None:
+        """Raise Redis's error if it does not answer."""
+        await self._redis.ping()
+
     async def take(self, policy: str, subject: str, limit: int, window_s: int = 60) -> Allowance:
         """Count one operation of `subject` under `policy`, if fewer than `limit` were counted in the window."""
         key = f"{{callmeter}}:limit:{policy}:{subject}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import structlog
 
+from realtime.adapters.tracing import add_trace_ids
+
 FILE_BYTES = 20 * 1024 * 1024
 FILES_KEPT = 10
 
@@ -25,6 +27,7 @@ def configure(*, log_format: str, log_dir: str | None) -> None:
     """Send structlog's and the standard library's records the same way. Raises OSError if LOG_DIR cannot be written."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        add_trace_ids,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -42,9 +45,15 @@ def configure(*, log_format: str, log_dir: str | None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, renderer],
         )
 
-    as_json = formatter(structlog.processors.JSONRenderer(), structlog.processors.dict_tracebacks)
+    # Tracebacks without the values of variables: those hold tokens, cookies and what people have said.
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
+    as_json = formatter(structlog.processors.JSONRenderer(), tracebacks)
     console = logging.StreamHandler(sys.stderr)
-    pretty = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    pretty = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     console.setFormatter(as_json if log_format == "json" else formatter(pretty))
     handlers: list[logging.Handler] = [console]
     if log_dir:

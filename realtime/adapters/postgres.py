@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -32,12 +33,21 @@ async def _prepare(conn: Any) -> None:
         await conn.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
 
-async def open_pool(url: str, *, max_size: int) -> Any:
-    """A pool whose transactions cannot hold locks while their client is gone.
+Prepare = Callable[[Any], Awaitable[None]]
+
+
+async def open_pool(url: str, *, max_size: int, init: Prepare | None = None) -> Any:
+    """A pool whose transactions cannot hold locks while their client is gone; `init` sees each new connection.
 
     `idle_in_transaction_session_timeout` ends a transaction whose process hangs between two statements, and the TCP
     settings notice a host that vanished, so that a call's row is free for another meter within seconds.
     """
+
+    async def prepare(conn: Any) -> None:
+        await _prepare(conn)
+        if init is not None:
+            await init(conn)
+
     database = DatabaseUrl.parse(url).for_asyncpg()
     return await asyncpg.create_pool(
         database["dsn"],
@@ -45,7 +55,7 @@ async def open_pool(url: str, *, max_size: int) -> Any:
         max_size=max_size,
         command_timeout=COMMAND_TIMEOUT_S,
         timeout=5.0,
-        init=_prepare,
+        init=prepare,
         server_settings=database["server_settings"]
         | {
             "application_name": "callmeter",

@@ -166,3 +166,46 @@ class DailyLimitExceeded(Refused):
     """This purchase would pass the daily spending limit."""
 
     code = "daily_limit_exceeded"
+
+
+class PaymentDeclined(Refused):
+    """The payment was declined."""
+
+    code = "payment_declined"
+
+
+class PaymentMethodInvalid(Refused):
+    """The payment provider does not take this payment method."""
+
+    code = "payment_method_invalid"
+
+
+class PaymentsUnavailable(Refused):
+    """The payment provider cannot be reached; nothing was charged."""
+
+    code = "payments_unavailable"
+    retryable = True
+
+
+class NotRefundable(Refused):
+    """This purchase cannot be refunded."""
+
+    code = "purchase_not_refundable"
+
+
+class RefundRefused(Refused):
+    """The payment provider refused the refund."""
+
+    code = "refund_refused"
+
+
+class SignatureInvalid(Refused):
+    """The signature does not fit the body, or is too old."""
+
+    code = "signature_invalid"
+
+
+KEPT = {
+    refused.code: refused for refused in (PaymentDeclined, PaymentMethodInvalid, NotRefundable, RefundRefused, NotFound)
+}
+"""Refusals that are a request's final answer, kept with its Idempotency-Key and replayed."""

@@ -15,6 +15,14 @@ class Trust(StrEnum):
     VIP = "vip"
 
 
+def is_user_id(text: str) -> bool:
+    """Whether this can be a user's id: 1 to 128 characters, none of them a control character or half of one.
+
+    An id is written to logs, databases and addresses; what those could misread is nobody's name.
+    """
+    return 1 <= len(text) <= 128 and not any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in text)
+
+
 class UserRole(StrEnum):
     USER = "user"
     ADMIN = "admin"

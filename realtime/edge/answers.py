@@ -90,6 +90,64 @@ class Token(BaseModel):
     token: str
 
 
+class OnlineUser(BaseModel):
+    userId: str
+    ratePerPeriod: int
+    inCall: bool
+
+
+class OnlineUsers(BaseModel):
+    users: list[OnlineUser]
+    queryKey: list[str]
+
+
+class Instance(BaseModel):
+    id: str
+    tabs: int
+    users: int
+
+
+class LiveCalls(BaseModel):
+    ringing: int
+    active: int
+
+
+class MeterState(BaseModel):
+    debitsPerSecond: float
+    dueLagSeconds: float
+
+
+class KindBalance(BaseModel):
+    """What all accounts of a kind hold, on their normal side."""
+
+    kind: str
+    unit: Literal["TOKEN", "USD_CENT"]
+    balance: int
+
+
+class Pending(BaseModel):
+    pending: int
+
+
+class Failed(BaseModel):
+    failed: int
+
+
+class LastHour(BaseModel):
+    lastHour: int
+
+
+class OpsOverview(BaseModel):
+    at: str
+    instances: list[Instance]
+    calls: LiveCalls
+    meter: MeterState
+    trialBalance: list[KindBalance]
+    purchases: Pending
+    jobs: Failed
+    cspReports: LastHour
+
+
 class ClientConfig(BaseModel):
     """What a page needs to know of the server."""
 

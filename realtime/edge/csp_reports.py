@@ -82,30 +82,6 @@ class AddressLimit:
         return 0.0
 
 
-class LastHour:
-    """How many there were in the last sixty minutes, by whole minutes."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._minutes: deque[tuple[int, int]] = deque()
-
-    def add(self) -> None:
-        minute = int(self._clock() // 60)
-        if self._minutes and self._minutes[-1][0] == minute:
-            self._minutes[-1] = (minute, self._minutes[-1][1] + 1)
-        else:
-            self._minutes.append((minute, 1))
-        self._forget(minute)
-
-    def count(self) -> int:
-        self._forget(int(self._clock() // 60))
-        return sum(number for _, number in self._minutes)
-
-    def _forget(self, minute: int) -> None:
-        while self._minutes and self._minutes[0][0] <= minute - 60:
-            self._minutes.popleft()
-
-
 class CspReports:
     """`count(directive, disposition)` is called for each report."""
 
@@ -113,7 +89,6 @@ class CspReports:
         self._count = count
         self._limit = AddressLimit(REQUESTS_PER_MINUTE, WINDOW_S)
         self._lines = AddressLimit(LINES_PER_MINUTE, WINDOW_S)
-        self.last_hour = LastHour()
 
     def routes(self) -> list[Route]:
         return [
@@ -136,7 +111,6 @@ class CspReports:
         directive = _directive(violation)
         disposition = "report" if _first(violation, "disposition") == "report" else "enforce"
         self._count(directive, disposition)
-        self.last_hour.add()
         if self._lines.wait_s("") > 0:
             return
         log.warning(
@@ -176,7 +150,8 @@ def _violations(content_type: str, body: Any) -> Iterator[Mapping[str, Any]]:
     if not isinstance(body, list) or len(body) > MAX_REPORTS_A_BODY:
         raise InvalidPayload(f"the body is not a list of at most {MAX_REPORTS_A_BODY} reports")
     for report in body:
-        if not isinstance(report, dict) or not isinstance(report.get("body"), dict):
+        well_formed = isinstance(report, dict) and isinstance(report.get("type"), str)
+        if not well_formed or not isinstance(report.get("body"), dict):
             raise InvalidPayload("a report is not {type, body}")
     for report in body:
         if report.get("type") == "csp-violation":

@@ -42,6 +42,11 @@ HEADERS: Mapping[str, Schema] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         "required": True,
     },
+    "Stripe-Signature": {
+        "description": "Stripe's signature over the raw body, not older than five minutes.",
+        "schema": {"type": "string"},
+        "required": True,
+    },
 }
 PATH_PARAMETER: Schema = {"type": "string", "minLength": 1, "maxLength": 128}
 
@@ -247,9 +252,10 @@ def _refusals(route: Route) -> set[int]:
 
 
 def asyncapi() -> Schema:
-    models: set[type[BaseModel]] = {model for event in EVENTS.values() for model in (event.payload, event.answer)}
-    models |= {event.payload for event in SENT.values()}
-    messages: dict[str, Schema] = {name: _message(name, event) for name, event in EVENTS.items()}
+    models: set[type[BaseModel]] = {event.payload for event in SENT.values()}
+    for event in EVENTS.values():
+        models |= {event.payload, event.answer}
+    messages = {name: _message(name, event) for name, event in EVENTS.items()}
     messages |= {name: _message(name, event) for name, event in SENT.items()}
     messages |= {_ack_name(name): _ack_message(name, event) for name, event in EVENTS.items()}
     operations = {name: _received(name, event) for name, event in EVENTS.items()}

@@ -39,6 +39,12 @@ STATUS: Mapping[type[errors.Refused], HTTPStatus] = {
     errors.IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.IdempotencyInProgress: HTTPStatus.CONFLICT,
     errors.DailyLimitExceeded: HTTPStatus.FORBIDDEN,
+    errors.PaymentDeclined: HTTPStatus.PAYMENT_REQUIRED,
+    errors.PaymentMethodInvalid: HTTPStatus.BAD_REQUEST,
+    errors.PaymentsUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NotRefundable: HTTPStatus.CONFLICT,
+    errors.RefundRefused: HTTPStatus.CONFLICT,
+    errors.SignatureInvalid: HTTPStatus.BAD_REQUEST,
 }
 
 HTTP_CODES = {

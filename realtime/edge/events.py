@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from realtime.edge.answers import CallAnswer
+from realtime.edge.answers import CallAnswer, OpsOverview
 
 
 class AgoraAccess(BaseModel):
@@ -93,6 +93,11 @@ class Invalidated(BaseModel):
     queryKeys: list[list[str]]
 
 
+class AuthExpired(BaseModel):
+    graceSeconds: float
+    """How long the socket is kept for `auth:renew` before it is closed."""
+
+
 class SentEvent(NamedTuple):
     payload: type[BaseModel]
     to: str
@@ -110,4 +115,8 @@ SENT: Mapping[str, SentEvent] = {
     "query:invalidate": SentEvent(
         Invalidated, "every tab of the user", "What else has changed and is to be refetched."
     ),
+    "auth:expired": SentEvent(
+        AuthExpired, "the socket", "Its token has run out; `auth:renew` with a new one keeps it open."
+    ),
+    "ops:update": SentEvent(OpsOverview, "tabs of admins that watch", "How everything stands, every two seconds."),
 }

@@ -15,13 +15,14 @@ from realtime.edge.identity import SharedSecret
 from realtime.edge.routes import Answer, Asked, Route, Who
 from realtime.services import pushes
 from realtime.services.calls import Calls
+from realtime.services.people import People
 from realtime.services.wallets import Wallets
 
 
 def call_routes(calls: Calls) -> list[Route]:
     async def listing(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        after = wire.decode_cursor(asked.query.get("cursor"), wire.when, UUID)
+        after = wire.decode_cursor(asked.query.get("cursor"), wire.moment, UUID)
         page = await calls.history(asked.caller.user_id, after, limit + 1)
         more = len(page) > limit
         cursor = wire.encode_cursor(page[limit - 1].created_at.isoformat(), page[limit - 1].id) if more else None
@@ -59,7 +60,7 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
 
     async def transactions(asked: Asked) -> Answer:
         limit = wire.page_limit(asked.query.get("limit"))
-        before = wire.decode_cursor(asked.query.get("cursor"), int)
+        before = wire.decode_cursor(asked.query.get("cursor"), wire.row_id)
         page = await wallets.history(asked.caller.user_id, before[0] if before else None, limit + 1)
         cursor = wire.encode_cursor(page[limit - 1].journal_id) if len(page) > limit else None
         return Answer({"items": [answers.transaction(entry) for entry in page[:limit]], "nextCursor": cursor})
@@ -85,15 +86,18 @@ def wallet_routes(wallets: Wallets) -> list[Route]:
     ]  # fmt: skip
 
 
-def grant_routes(wallets: Wallets) -> list[Route]:
-    async def grant(asked: Asked) -> Answer:
-        wanted, key = asked.payload, idempotency_key(asked.request)
-        account = await wallets.give(asked.caller, wanted.userId, wanted.tokens, wanted.reason, key)
-        return Answer({"userId": wanted.userId, "tokens": wanted.tokens} | answers.balance(account, pushes.WALLET_KEY))
+def people_routes(people: People) -> list[Route]:
+    async def online(asked: Asked) -> Answer:
+        users = await people.online(wire.page_limit(asked.query.get("limit")))
+        shown = [
+            {"userId": one.user_id, "ratePerPeriod": one.rate_tokens_per_period, "inCall": one.in_call} for one in users
+        ]
+        return Answer({"users": shown, "queryKey": ["online"]})
 
     return [
-        Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens away.", payload=wire.Grant),
-    ]
+        Route("GET", "/api/v1/users/online", Who.USER, online, "Some of the users who can be called now, by name.",
+              answer=answers.OnlineUsers, query=("limit",)),
+    ]  # fmt: skip
 
 
 Probe = Callable[[], Awaitable[str | None]]

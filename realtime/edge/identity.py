@@ -15,7 +15,7 @@ import structlog
 
 from realtime.config import Settings
 from realtime.domain.errors import Unauthenticated, Unavailable
-from realtime.domain.trust import Identity, Trust, UserRole
+from realtime.domain.trust import Identity, Trust, UserRole, is_user_id
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class Verifier(Protocol):
 
 def _identity(claims: dict[str, Any]) -> Identity:
     user_id, trust, role = claims.get("sub"), claims.get("trust", Trust.BASIC), claims.get("role", UserRole.USER)
-    if not isinstance(user_id, str) or not 1 <= len(user_id) <= 128 or "\x00" in user_id:
+    if not isinstance(user_id, str) or not is_user_id(user_id):
         raise Unauthenticated("the token's sub is not a user id of 1 to 128 characters")
     try:
         return Identity(user_id=user_id, trust=Trust(trust), role=UserRole(role), expires_at_s=int(claims["exp"]))

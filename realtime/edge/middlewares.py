@@ -12,7 +12,7 @@ from realtime.config import Settings
 from realtime.edge.errors import http_answer
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, X-CSRF-Token"
-EXPOSED_HEADERS = "Idempotency-Replayed, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Link"
+EXPOSED_HEADERS = "Idempotency-Replayed, Retry-After, RateLimit, RateLimit-Policy, Deprecation, Link, X-Request-Id"
 
 
 def middlewares(settings: Settings) -> list[Any]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from realtime.domain.errors import InvalidPayload, PayloadTooLarge
 from realtime.domain.trust import Identity
 from realtime.edge import wire
+from realtime.edge.access import note_user
 from realtime.edge.authentication import Authenticator
 
 MAX_BODY_BYTES = 64 * 1024
@@ -123,7 +124,10 @@ def _endpoint(route: Route, authenticator: Authenticator) -> Callable[[web.Reque
     }.get(route.who)
 
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        caller = await identify(request) if identify else ANONYMOUS
+        caller = ANONYMOUS
+        if identify:
+            caller = await identify(request)
+            note_user(caller.user_id)
         payload = wire.parse(route.payload, await json_body(request)) if route.payload else None
         answer = await route.handle(Asked(request, caller, payload))
         return answer.response() if isinstance(answer, Answer) else answer

@@ -57,6 +57,7 @@ def security_headers(settings: Settings) -> Callable[[web.Request, web.StreamRes
         headers = answer.headers
         for name, value in EVERYWHERE.items():
             headers.setdefault(name, value)
+        headers[hdrs.SERVER] = "CallMeter"
         if settings.production:
             headers[hdrs.STRICT_TRANSPORT_SECURITY] = HSTS
         if answer.content_type == "text/html":
@@ -65,5 +66,6 @@ def security_headers(settings: Settings) -> Callable[[web.Request, web.StreamRes
             headers["Permissions-Policy"] = PERMISSIONS
         else:
             headers["Content-Security-Policy"] = csp.API
+            headers.setdefault(hdrs.CACHE_CONTROL, "no-store")  # what is told of a user is no cache's to keep
 
     return set_headers

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,15 +15,18 @@ import socketio
 import structlog
 from redis.exceptions import RedisError
 
-from realtime.domain.errors import InvalidPayload, Unauthenticated, Unavailable
+from realtime.adapters.metrics import Metrics
+from realtime.adapters.tracing import Tracing
+from realtime.domain.errors import Forbidden, InvalidPayload, Unauthenticated, Unavailable
 from realtime.domain.transitions import Status
-from realtime.domain.trust import Identity
+from realtime.domain.trust import Identity, UserRole
 from realtime.edge import events, wire
 from realtime.edge.authentication import Authenticator, still_valid
 from realtime.edge.errors import as_refused, socket_answer
 from realtime.services import pushes
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Answered, Calls
+from realtime.services.operations import OVERVIEW_EVERY_S, Operations
 from realtime.services.wallets import Wallets
 
 log = structlog.get_logger()
@@ -40,6 +46,67 @@ class Tab:
         return self.identity.user_id
 
 
+LEFT_BY_ITSELF = "client disconnect"
+LOST_FOR_S = 60.0
+LOST_KEPT = 20_000
+
+
+class RecentlyLost:
+    """Which users lost a tab here in the last minute without having closed it: their next tab is a reconnection."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, user_id: str) -> None:
+        self._at[user_id] = time.monotonic()
+        self._at.move_to_end(user_id)
+        if len(self._at) > LOST_KEPT:
+            self._at.popitem(last=False)
+
+    def back(self, user_id: str) -> bool:
+        at = self._at.pop(user_id, None)
+        return at is not None and time.monotonic() - at < LOST_FOR_S
+
+
+class Watchers:
+    """The admins' tabs here that watch the overview, and the loop that tells them, which runs while there are any."""
+
+    def __init__(self, operations: Operations, sio: Any) -> None:
+        self._operations = operations
+        self._sio = sio
+        self._sids: set[str] = set()
+        self._telling: asyncio.Task[None] | None = None
+
+    def add(self, sid: str) -> None:
+        self._sids.add(sid)
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell(), name="ops watchers")
+
+    def remove(self, sid: str) -> None:
+        self._sids.discard(sid)
+
+    async def _tell(self) -> None:
+        try:
+            while self._sids:
+                try:
+                    overview = await self._operations.overview()
+                except Exception as error:
+                    if as_refused(error) is None:
+                        log.exception("the overview failed")
+                else:
+                    for sid in list(self._sids):
+                        await self._sio.emit("ops:update", overview, to=sid)
+                await asyncio.sleep(OVERVIEW_EVERY_S)
+        finally:
+            self._telling = None
+
+    async def stop(self) -> None:
+        self._sids.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
+
+
 class Sockets:
     def __init__(
         self,
@@ -49,12 +116,20 @@ class Sockets:
         calls: Calls,
         wallets: Wallets,
         attendance: Attendance,
+        operations: Operations,
+        metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self._sio = sio
         self._authenticator = authenticator
         self._calls = calls
         self._wallets = wallets
         self._attendance = attendance
+        self._operations = operations
+        self._metrics = metrics
+        self._tracing = tracing
+        self._lost = RecentlyLost()
+        self._watchers = Watchers(operations, sio)
         self._tabs: dict[str, Tab] = {}
         self.draining = False
         sio.on("connect", self._connect)
@@ -65,6 +140,8 @@ class Sockets:
     # -- coming and going ----------------------------------------------------------------------------------------
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+        if sid in self._tabs:
+            return  # an event that a client named so, which would count its tab twice
         if self.draining:
             raise socketio.exceptions.ConnectionRefusedError("the server is stopping", {"code": "unavailable"})
         try:
@@ -72,8 +149,12 @@ class Sockets:
             tab = Tab(sid, identity, session.id if session else None)
         except Exception as error:
             answer = socket_answer(error)["error"]
+            self._metrics.connects.labels(answer["code"]).inc()
             raise socketio.exceptions.ConnectionRefusedError(answer["message"], answer) from None
         self._tabs[sid] = tab
+        self._metrics.connects.labels("ok").inc()
+        if self._lost.back(tab.user_id):
+            self._metrics.reconnects.inc()
         await self._sio.enter_room(sid, pushes.user_room(tab.user_id))
         self._sio.set_expiry(sid, tab.identity.expires_at_s)
         await self._attendance.arrived(tab.user_id)
@@ -81,10 +162,14 @@ class Sockets:
         # changes in between comes as a push with a newer version.
         self._sio.start_background_task(self.send_snapshot, sid)
 
-    async def _disconnect(self, sid: str, *_reason: Any) -> None:
+    async def _disconnect(self, sid: str, reason: str = "") -> None:
         tab = self._tabs.pop(sid, None)
         if tab is None:
             return
+        self._watchers.remove(sid)
+        self._metrics.socket_gone(reason)
+        if reason != LEFT_BY_ITSELF:
+            self._lost.note(tab.user_id)
         await self._attendance.left(tab.user_id)
         if tab.session_id is not None:
             with suppress(RedisError):
@@ -127,18 +212,30 @@ class Sockets:
         event = EVENTS[name]
 
         async def listen(sid: str, *data: Any) -> dict[str, Any]:
-            try:
-                tab = self._tabs.get(sid)
-                if tab is None or (not still_valid(tab.identity) and name != "auth:renew"):
-                    raise Unauthenticated("the token has expired")
-                if len(data) > 1:
-                    raise InvalidPayload("one object is expected")
-                payload = wire.parse(event.payload, data[0] if data else {})
-                return {"ok": True} | await event.handle(self, tab, payload)
-            except Exception as error:
-                return socket_answer(error)
+            started = time.perf_counter()
+            structlog.contextvars.clear_contextvars()
+            with self._tracing.request(f"socket {name}", {}, {"callmeter.event": name}):
+                answer = await self._acknowledge(name, event, sid, data)
+            outcome = "ok" if answer["ok"] else answer["error"]["code"]
+            self._metrics.socket_event(name, outcome, time.perf_counter() - started)
+            return answer
 
         return listen
+
+    async def _acknowledge(self, name: str, event: SocketEvent, sid: str, data: tuple[Any, ...]) -> dict[str, Any]:
+        try:
+            tab = self._tabs.get(sid)
+            if tab is None or (not still_valid(tab.identity) and name != "auth:renew"):
+                raise Unauthenticated("the token has expired")
+            structlog.contextvars.bind_contextvars(user_id=tab.user_id)
+            if len(data) > 1:
+                raise InvalidPayload("one object is expected")
+            payload = wire.parse(event.payload, data[0] if data else {})
+            if isinstance(payload, wire.OfCall):
+                structlog.contextvars.bind_contextvars(call_id=str(payload.callId))
+            return {"ok": True} | await event.handle(self, tab, payload)
+        except Exception as error:
+            return socket_answer(error)
 
     async def _start(self, tab: Tab, payload: wire.StartCall) -> dict[str, Any]:
         if self.draining:
@@ -176,6 +273,16 @@ class Sockets:
         self._sio.set_expiry(tab.sid, identity.expires_at_s)
         return {"expiresAt": pushes.iso(datetime.fromtimestamp(identity.expires_at_s, UTC))}
 
+    async def _watch(self, tab: Tab, _payload: wire.Nothing) -> dict[str, Any]:
+        if tab.identity.role is not UserRole.ADMIN:
+            raise Forbidden("this needs the role admin")
+        self._watchers.add(tab.sid)
+        return {}
+
+    async def _unwatch(self, tab: Tab, _payload: wire.Nothing) -> dict[str, Any]:
+        self._watchers.remove(tab.sid)
+        return {}
+
     async def _into_call(self, tab: Tab, answered: Answered) -> dict[str, Any]:
         call = answered.call
         await self._sio.enter_room(tab.sid, pushes.call_room(call, call.role_of(tab.user_id)))
@@ -207,4 +314,8 @@ EVENTS: Mapping[str, SocketEvent] = {
     "auth:renew": SocketEvent(
         wire.RenewAuth, events.RenewedAcknowledged, Sockets._renew_auth, "Go on with a new token of the same user."
     ),
+    "ops:watch": SocketEvent(
+        wire.Nothing, events.Acknowledged, Sockets._watch, "Have the operator's overview pushed; role admin."
+    ),
+    "ops:unwatch": SocketEvent(wire.Nothing, events.Acknowledged, Sockets._unwatch, "Have it pushed no longer."),
 }

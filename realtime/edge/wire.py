@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from realtime.domain.errors import InvalidPayload
+from realtime.domain.trust import is_user_id
 
 
 def _uuid_text(value: Any) -> Any:
@@ -27,7 +29,13 @@ def _no_controls(value: Any) -> Any:
     return value
 
 
-UserId = Annotated[str, BeforeValidator(_no_controls), StringConstraints(min_length=1, max_length=128)]
+def _user_id(value: Any) -> Any:
+    if isinstance(value, str) and not is_user_id(value):
+        raise ValueError("is not a user id of 1 to 128 characters, none a control character")
+    return value
+
+
+UserId = Annotated[str, BeforeValidator(_user_id), StringConstraints(min_length=1, max_length=128)]
 RequestId = Annotated[str, BeforeValidator(_no_controls), StringConstraints(min_length=1, max_length=128)]
 CallId = Annotated[UUID, BeforeValidator(_uuid_text)]
 
@@ -78,7 +86,7 @@ def parse(model: type[P], data: Any) -> P:
         return model.model_validate(data)
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part)[:64] for part in first["loc"])  # a name nobody knows is the sender's own
         raise InvalidPayload(f"{where}: {first['msg']}".removeprefix(": ")) from None
     except RecursionError:
         raise InvalidPayload("nested too deeply") from None
@@ -90,7 +98,7 @@ MAX_PAGE = 100
 def page_limit(text: str | None) -> int:
     if text is None:
         return 20
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= MAX_PAGE:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_PAGE:
         raise InvalidPayload(f"limit: is a number from 1 to {MAX_PAGE}")
     return int(text)
 
@@ -105,10 +113,27 @@ def decode_cursor(cursor: str | None, *types: Any) -> tuple[Any, ...] | None:
         return None
     try:
         parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return tuple(kind(part) for kind, part in zip(types, parts, strict=True))
-    except (ValueError, TypeError):
+        return tuple(kind(part) for kind, part in zip(types, map(_text, parts), strict=True))
+    except (ValueError, TypeError, RecursionError):
         raise InvalidPayload("cursor: is not one this server gave") from None
 
 
-def when(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _text(part: Any) -> str:
+    if not isinstance(part, str):
+        raise TypeError("a cursor is made of texts")
+    return part
+
+
+def moment(text: str) -> datetime:
+    """A time as it stands in a cursor; raises ValueError for what PostgreSQL would not take."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None or not 1970 <= at.year < 9999:
+        raise ValueError("is no moment")
+    return at
+
+
+def row_id(text: str) -> int:
+    """A bigint as it stands in a cursor; raises ValueError."""
+    if not 0 <= int(text) < 2**63:
+        raise ValueError("is no bigint")
+    return int(text)

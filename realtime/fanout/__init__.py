@@ -1,6 +1,7 @@
 """Socket.IO for many tabs: python-socketio with its own client manager and transport."""
 
 from realtime.fanout.limits import Limits
-from realtime.fanout.server import FanoutServer, serve
+from realtime.fanout.port import serve
+from realtime.fanout.server import FanoutServer
 
 __all__ = ["FanoutServer", "Limits", "serve"]

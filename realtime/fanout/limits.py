@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one process, in bytes and seconds; what passes a bound is refused or dropped, and counted."""
+    """Bounds of one process, in bytes and seconds. What passes one is refused or dropped, and counted."""
 
     message_bytes: int = 100_000
     """The longest message (WebSocket message or polling body) a client may send."""
@@ -16,6 +16,8 @@ class Limits:
     messages_burst: int = 200
     send_queue_bytes: int = 1_000_000
     """Unsent bytes a slow socket may have here before it is dropped."""
+    total_queue_bytes: int = 256_000_000
+    """Unsent bytes of all slow sockets together; above, the slowest are dropped."""
     tabs_per_user: int = 100
     """Sockets in one room whose name starts with `user_room_prefix`."""
     user_room_prefix: str = "user:"
@@ -25,3 +27,29 @@ class Limits:
     """A connection that has not sent its request, or joined a namespace, is dropped after this."""
     expiry_grace_s: float = 10.0
     """Between telling a socket that its authentication has run out and dropping it."""
+
+
+class Connections:
+    """Open connections, by the address they come from. Unix sockets have none, and no bound."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.total = 0
+        self._limit = limits.connections_per_address
+        self._by_address: dict[str, int] = {}
+
+    def opened(self, address: str) -> bool:
+        """Count one more; False, and nothing counted, when the address has its share."""
+        count = self._by_address.get(address, 0)
+        if address and count >= self._limit:
+            return False
+        self._by_address[address] = count + 1
+        self.total += 1
+        return True
+
+    def closed(self, address: str) -> None:
+        self.total -= 1
+        count = self._by_address[address] - 1
+        if count:
+            self._by_address[address] = count
+        else:
+            del self._by_address[address]

@@ -46,6 +46,27 @@ class PutOut(Protocol):
         """Have both sides put out of the call's channel once the transaction on `conn` has committed. Best effort."""
 
 
+class BillingObserver(Protocol):
+    """What is counted of billing."""
+
+    def billed(self, outcome: str) -> None:
+        """A period that was due was come to, with this outcome."""
+
+    def meter_batch(self, *, size: int, seconds: float, lag_s: float) -> None:
+        """The meter came to `size` calls at once, the longest due of them for `lag_s`."""
+
+    def meter_failed(self) -> None:
+        """A round of the meter did not come to its end."""
+
+
+class Unobserved:
+    def billed(self, outcome: str) -> None: ...
+
+    def meter_batch(self, *, size: int, seconds: float, lag_s: float) -> None: ...
+
+    def meter_failed(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Answered:
     """A call, and one side's way into its channel."""
@@ -74,7 +95,9 @@ class Calls:
         out: Pushes,
         put_out: PutOut,
         settings: Settings,
+        observer: BillingObserver | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
         self._db = db
         self._presence = presence
         self._limiter = limiter
@@ -274,6 +297,7 @@ class Calls:
 
     async def _note_billed(self, conn: Any, course: _Course, billed: calls_store.Billed, now: datetime) -> None:
         course.call = billed.call
+        self._observer.billed(billed.outcome)
         course.news += news_of_billed(billed, self._issuer, now)
         if billed.call.status is Status.ENDED:
             await self._put_out(conn, billed.call)

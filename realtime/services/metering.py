@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
 
 import structlog
 
@@ -22,7 +19,7 @@ from realtime.adapters import calls_store
 from realtime.adapters.postgres import UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
-from realtime.services.calls import Calls, PutOut, Transactions, news_of_billed
+from realtime.services.calls import BillingObserver, Calls, PutOut, Transactions, Unobserved, news_of_billed
 from realtime.services.pushes import Push, Pushes, TokenIssuer
 
 log = structlog.get_logger()
@@ -33,32 +30,24 @@ AFTER_FAILURE_S = 0.5
 RINGS_A_ROUND = 100
 
 
-@dataclass(slots=True)
-class MeterStats:
-    """Counted since the start; the metrics page reads it."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    batches: int = 0
-    last_batch_size: int = 0
-    last_batch_s: float = 0.0
-    due_lag_s: float = 0.0
-    """How far behind its start the latest billed period was when it was debited."""
-    failures: int = 0
-
-
-class Observer(Protocol):
-    def batch(self, *, size: int, seconds: float, lag_s: float) -> None: ...
-
-
 class Meter:
-    def __init__(self, *, db: Transactions, calls: Calls, issuer: TokenIssuer, out: Pushes, put_out: PutOut) -> None:
+    def __init__(
+        self,
+        *,
+        db: Transactions,
+        calls: Calls,
+        issuer: TokenIssuer,
+        out: Pushes,
+        put_out: PutOut,
+        observer: BillingObserver | None = None,
+    ) -> None:
+        self._observer = observer or Unobserved()
         self._db = db
         self._calls = calls
         self._issuer = issuer
         self._out = out
         self._put_out = put_out
         self._stopping = asyncio.Event()
-        self.stats = MeterStats()
 
     async def run(self) -> None:
         """Meter until `stop`; a database that is away is waited for, and said once."""
@@ -70,12 +59,12 @@ class Meter:
                     log.info("metering again")
                 away = False
             except UNREACHABLE as error:
-                self.stats.failures += 1
+                self._observer.meter_failed()
                 if not away:
                     log.warning("metering waits for PostgreSQL", error=repr(error))
                 away, pause_s = True, AFTER_FAILURE_S
             except Exception:
-                self.stats.failures += 1
+                self._observer.meter_failed()
                 log.exception("a round of the meter failed")
                 pause_s = AFTER_FAILURE_S
             with suppress(TimeoutError):
@@ -110,7 +99,7 @@ class Meter:
         now = datetime.now(UTC)
         news: list[Push] = []
         for one in billed:
-            self.stats.outcomes[one.outcome] += 1
+            self._observer.billed(one.outcome)
             news += news_of_billed(one, self._issuer, now)
             if one.call.status is Status.ENDED:
                 log.info(
@@ -121,7 +110,14 @@ class Meter:
                     tokens_spent=one.call.tokens_spent,
                 )
         await self._out.emit_many(news)
-        self.stats.batches += 1
-        self.stats.last_batch_size = len(billed)
-        self.stats.last_batch_s = time.perf_counter() - started
+        self._observer.meter_batch(
+            size=len(billed), seconds=time.perf_counter() - started, lag_s=max(_lag_s(one, now) for one in billed)
+        )
         return len(billed)
+
+
+def _lag_s(billed: calls_store.Billed, now: datetime) -> float:
+    """How long the period had been due; a refused one ended the call where it was due."""
+    assert billed.call.paid_through is not None
+    period_s = billed.call.terms.period_s if billed.debited else 0
+    return max(0.0, (now - billed.call.paid_through).total_seconds() + period_s)

@@ -53,12 +53,6 @@ class Wallets:
             await calls_store.set_rate(conn, user_id, tokens_per_period)
         await self._out.emit_many(pushes.invalidate([user_id], ["me"]))
 
-    async def give(self, admin: Identity, user_id: str, tokens: int, reason: str, key: str) -> Account:
-        async with self._db.begin() as conn:
-            account = await self.grant(conn, admin, user_id, tokens, reason, f"{admin.user_id}:{key}")
-        await self._out.emit_many(pushes.wallet_changed(user_id, account, delta=tokens, reason="grant"))
-        return account
-
     async def grant(self, conn: Any, admin: Identity, user_id: str, tokens: int, reason: str, key: str) -> Account:
         """Give tokens away inside the transaction on `conn`; the caller tells the user after its commit."""
         [wallet_id] = await store.ensure_accounts(conn, [(user_id, "wallet")])

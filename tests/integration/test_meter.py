@@ -188,3 +188,11 @@ async def test_a_fee_of_nothing_or_of_everything_is_a_journal_of_two_entries(poo
     assert dict(kinds) == {f"call:{free}:1": ["earnings", "wallet"], f"call:{dear}:1": ["platform_revenue", "wallet"]}
     assert heard.told("user:callee-0", "earnings:update")[0]["balance"] == 10
     assert not heard.told("user:callee-1", "earnings:update")
+
+
+async def test_a_period_is_not_billed_a_moment_before_it_begins(pool: Any, conn: Any) -> None:
+    await active_calls(conn, 3, started_at=START, tokens=100)
+    for moment in (timedelta(0), timedelta(seconds=59.999)):
+        await set_clock(conn, START + moment)
+        await meter_all(pool)
+    await assert_once_for_each_period(conn, 3, 1)

@@ -1,0 +1,11 @@
+DROP TABLE stripe_events;
+DROP TABLE disputes;
+DROP TABLE refund_orders;
+DROP TABLE purchases;
+DROP FUNCTION purchases_keep_their_payment();
+DROP FUNCTION purchases_refuse_other_moves();
+DROP TABLE daily_spend;
+DROP TABLE idempotency_keys;
+DROP TYPE dispute_status;
+DROP TYPE refund_status;
+DROP TYPE purchase_status;

@@ -1,0 +1,16 @@
+-- What the ledger holds of the payment provider's money.
+
+-- name: clearing
+-- Each payment's money in the clearing account, in cents: what came in, and what went back.
+SELECT j.details ->> 'paymentIntentId' AS payment,
+       sum(e.amount) FILTER (WHERE e.amount > 0 AND j.type = 'purchase')::bigint AS charged,
+       sum(-e.amount) FILTER (WHERE j.type <> 'purchase')::bigint AS reversed
+FROM entries e
+JOIN journals j ON j.id = e.journal_id
+WHERE e.account_id = ledger_platform_account('stripe_clearing')
+GROUP BY 1;
+
+-- name: in_flight
+-- Payments whose purchase is not finished: the jobs look after them.
+SELECT payment_intent_id AS payment FROM purchases
+WHERE payment_intent_id IS NOT NULL AND status NOT IN ('succeeded', 'failed');

@@ -1,0 +1,198 @@
+"""The routes that move money: purchases by the new route and the old one, an admin's grants and refunds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import BaseModel, Field, StringConstraints
+
+from realtime.config import Settings
+from realtime.domain import errors
+from realtime.domain.purchase import MAX_CENTS, MIN_CENTS, Purchase, Status
+from realtime.edge import wire
+from realtime.edge.errors import http_answer, rate_limit_headers
+from realtime.edge.http import idempotency_key
+from realtime.edge.routes import Answer, Asked, Route, Who
+from realtime.services.grants import Grants
+from realtime.services.idempotency import Kept, derived_key
+from realtime.services.payments import OPERATION, Operation, Order, Payments
+from realtime.services.pushes import iso
+from realtime.services.refunds import Refunds
+
+NEW_ROUTE = "/api/v1/payments/purchase-tokens"
+OLD_ROUTE = "/api/payments/tokens/purchase"
+DEPRECATED_SINCE = datetime(2026, 11, 23, tzinfo=UTC)
+DERIVED_KEY_S = 60
+"""For how long the same request of a client without keys is taken for a repetition: a double click or an automatic
+retry, not somebody who buys the same again."""
+MAX_KEY_LENGTH = 255
+
+
+class PurchaseTokens(wire.Payload):
+    amountInCents: Annotated[int, Field(ge=MIN_CENTS, le=MAX_CENTS)]
+    paymentMethodId: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{3,255}$")]
+
+
+class RefundPurchase(wire.Payload):
+    purchaseId: wire.CallId
+
+
+class Purchased(BaseModel):
+    purchaseId: str
+    status: Literal["succeeded", "requires_action", "processing"]
+    tokens: int
+    balance: int | None = None
+    version: int | None = None
+    clientSecret: str | None = None
+
+
+class PurchaseAnswer(BaseModel):
+    purchaseId: str
+    status: Literal["processing", "requires_action", "succeeded", "failed"]
+    amountInCents: int
+    tokens: int
+    refundedCents: int
+    declineCode: str | None
+    createdAt: str
+    finishedAt: str | None
+
+
+class Granted(BaseModel):
+    userId: str
+    tokens: int
+    balance: int
+    version: int
+
+
+class Refunded(BaseModel):
+    purchaseId: str
+    status: Literal["refunded", "processing"]
+    refundedCents: int
+    tokensTakenBack: int
+    tokensOwed: int
+
+
+def payment_routes(settings: Settings, payments: Payments) -> list[Route]:
+    """The old route answers in both modes; the new ones are there with ENABLE_ENHANCED_FEATURES."""
+    keep_s, enhanced = settings.idempotency_ttl_seconds, settings.enable_enhanced_features
+
+    async def purchase(asked: Asked) -> web.Response:
+        operation = Operation(asked.caller.user_id, key_of(asked), keep_s)
+        return await _answered(operation, payments.buy(operation, _order(asked)))
+
+    async def purchase_by_old_route(asked: Asked) -> web.Response:
+        user_id = asked.caller.user_id
+        if "Idempotency-Key" in asked.request.headers:
+            operation = Operation(user_id, key_of(asked), keep_s)
+        else:
+            key = derived_key(user_id, OPERATION, asked.payload.model_dump(mode="json"))
+            operation = Operation(user_id, key, DERIVED_KEY_S)
+        answer = await _answered(operation, payments.buy(operation, _order(asked)))
+        if enhanced:
+            answer.headers["Deprecation"] = f"@{int(DEPRECATED_SINCE.timestamp())}"
+            answer.headers["Link"] = f'<{NEW_ROUTE}>; rel="successor-version"'
+        return answer
+
+    async def one(asked: Asked) -> Answer:
+        try:
+            purchase_id = UUID(asked.path["purchaseId"])
+        except ValueError:
+            raise errors.NotFound("there is no such purchase") from None
+        return Answer(_shown(await payments.get(asked.caller.user_id, purchase_id)))
+
+    buying: dict[str, Any] = {
+        "payload": PurchaseTokens,
+        "answer": Purchased,
+        "statuses": (402, 409, 422, 429),
+        "also": {202: Purchased},
+    }
+    routes = [
+        Route("POST", OLD_ROUTE, Who.USER, purchase_by_old_route, "Buy tokens, as older clients do.", **buying),
+    ]
+    if enhanced:
+        routes += [
+            Route("POST", NEW_ROUTE, Who.USER, purchase, "Buy tokens.", **buying, headers=("Idempotency-Key",)),
+            Route("GET", "/api/v1/payments/purchases/{purchaseId}", Who.USER, one, "One of one's own purchases.",
+                  answer=PurchaseAnswer),
+        ]  # fmt: skip
+    return routes
+
+
+def admin_routes(settings: Settings, grants: Grants, refunds: Refunds) -> list[Route]:
+    keep_s = settings.idempotency_ttl_seconds
+
+    async def grant(asked: Asked) -> web.Response:
+        operation = Operation(asked.caller.user_id, key_of(asked), keep_s)
+        wanted = asked.payload
+        return await _answered(
+            operation, grants.give(operation, asked.caller, wanted.userId, wanted.tokens, wanted.reason)
+        )
+
+    async def refund(asked: Asked) -> web.Response:
+        operation = Operation(asked.caller.user_id, key_of(asked), keep_s)
+        return await _answered(operation, refunds.refund(operation, asked.payload.purchaseId))
+
+    keyed: dict[str, Any] = {"headers": ("Idempotency-Key",)}
+    return [
+        Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens to a user.",
+              payload=wire.Grant, answer=Granted, **keyed),
+        Route("POST", "/api/v1/admin/refunds", Who.ADMIN, refund, "Pay a purchase back.",
+              payload=RefundPurchase, answer=Refunded, statuses=(404,), also={202: Refunded}, **keyed),
+    ]  # fmt: skip
+
+
+def key_of(asked: Asked) -> str:
+    """The request's key. Raises IdempotencyKeyMissing, and InvalidPayload for one that is not printable ASCII."""
+    key = idempotency_key(asked.request)
+    if len(key) > MAX_KEY_LENGTH or not key.isascii() or not key.isprintable() or key.startswith("derived:"):
+        raise errors.InvalidPayload(f"Idempotency-Key: is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+    return key
+
+
+async def _answered(operation: Operation, work: Awaitable[Kept]) -> web.Response:
+    """The answer to a request that moves money, refusals included, with what the limiter and the key have to say."""
+    try:
+        kept = await work
+    except errors.Refused as refused:
+        answer, replayed = http_answer(refused), False
+    else:
+        answer, replayed = _of_outcome(kept.outcome), kept.replayed
+    if replayed:
+        answer.headers["Idempotency-Replayed"] = "true"
+    if (said := operation.allowance) is not None:
+        answer.headers.update(rate_limit_headers(said.policy, said.limit, said.window_s, said.remaining, said.reset_s))
+    return answer
+
+
+PENDING = frozenset({"requires_action", "processing"})
+
+
+def _of_outcome(outcome: dict[str, Any]) -> web.Response:
+    if "refused" in outcome:
+        refused = errors.KEPT[outcome["refused"]]
+        return http_answer(refused(outcome["message"], **outcome["details"]))
+    status = HTTPStatus.ACCEPTED if outcome.get("status") in PENDING else HTTPStatus.OK
+    return Answer(outcome, status).response()
+
+
+def _order(asked: Asked) -> Order:
+    return Order(asked.payload.amountInCents, asked.payload.paymentMethodId)
+
+
+def _shown(purchase: Purchase) -> dict[str, Any]:
+    pending = purchase.status in {Status.CLAIMED, Status.PREPARED}
+    return {
+        "purchaseId": str(purchase.id),
+        "status": Status.PROCESSING.value if pending else purchase.status.value,
+        "amountInCents": purchase.amount_cents,
+        "tokens": purchase.tokens,
+        "refundedCents": purchase.refunded_cents,
+        "declineCode": purchase.decline_code,
+        "createdAt": iso(purchase.created_at),
+        "finishedAt": iso(purchase.finished_at),
+    }

@@ -1,0 +1,50 @@
+"""Webhooks: the signature is checked on the raw body before a byte of it is understood."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from realtime.adapters import stripe_gateway
+from realtime.config import Settings
+from realtime.domain.errors import PayloadTooLarge, SignatureInvalid
+from realtime.edge.routes import Answer, Asked, Route, Who
+from realtime.services.stripe_events import StripeEvents
+
+MAX_EVENT_BYTES = 1024 * 1024
+"""Larger than a client's requests may be: an event carries whole objects."""
+
+
+class Received(BaseModel):
+    received: Literal[True]
+    outcome: str
+
+
+def stripe_routes(settings: Settings, events: StripeEvents) -> list[Route]:
+    secrets = settings.stripe_webhook_secret
+
+    async def stripe(asked: Asked) -> Answer:
+        body = await raw_body(asked.request)
+        try:
+            stripe_gateway.verify_signature(body, asked.request.headers.get("Stripe-Signature"), secrets)
+        except stripe_gateway.SignatureInvalid:
+            raise SignatureInvalid from None
+        return Answer({"received": True, "outcome": await events.receive(body)})
+
+    return [
+        Route("POST", "/api/v1/webhooks/stripe", Who.ANYONE, stripe, "Stripe's events.",
+              headers=("Stripe-Signature",), reads={"application/json": {"type": "object"}}, answer=Received,
+              statuses=(400, 413, 503)),
+    ]  # fmt: skip
+
+
+async def raw_body(request: web.Request) -> bytes:
+    """The body as it was sent. Raises PayloadTooLarge."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_EVENT_BYTES:
+            raise PayloadTooLarge
+    return bytes(body)

@@ -1,0 +1,130 @@
+"""Work that outlives the request that asked for it, on procrastinate in the same PostgreSQL.
+
+`defer` queues a job inside the caller's transaction. `Jobs` runs them, in the worker process and, unless METER_IN_WEB
+is off, beside the sockets. A job names what it is about by its id and finds out for itself what is left to do, so one
+that runs twice, late, or beside the request it was to replace does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import procrastinate
+import structlog
+
+from ledger.database_url import DatabaseUrl
+from ledger.sql import load
+
+log = structlog.get_logger()
+
+_SQL = load("realtime.sql", "jobs.sql")
+
+QUEUE = "callmeter"
+CONCURRENCY = 4
+POLL_S = 1.0
+"""How late a job with a time of its own may start; one without is notified."""
+STOP_WITHIN_S = 5.0
+AFTER_FAILURE_S = 1.0
+STALLED_AFTER_S = 30.0
+ATTEMPTS = 8
+
+Handler = Callable[..., Awaitable[None]]
+
+
+async def defer(conn: Any, task: str, /, *, in_s: float = 0, **args: Any) -> None:
+    """Queue `task` in the transaction on `conn`, to start in `in_s` seconds."""
+    await conn.execute(_SQL["defer"], QUEUE, task, json.dumps(args), float(in_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """A job at each of the times `cron` names (UTC), on one process of all that run jobs."""
+
+    task: str
+    cron: str
+    run: Callable[[], Awaitable[None]]
+
+
+class Jobs:
+    """The runner. `tasks` are what `defer` names; those that raise are tried again, with growing pauses."""
+
+    def __init__(self, url: str, *, tasks: Mapping[str, Handler], periodic: Sequence[Periodic]) -> None:
+        self._connector = procrastinate.PsycopgConnector(
+            conninfo=DatabaseUrl.parse(url).for_psycopg(), min_size=1, max_size=CONCURRENCY + 2
+        )
+        self._app = procrastinate.App(connector=self._connector)
+        self._stopping = asyncio.Event()
+        retry = procrastinate.RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=4)
+        for name, handler in tasks.items():
+            self._app.task(name=name, queue=QUEUE, retry=retry)(_task(name, handler))
+        for one in [*periodic, Periodic("retry_stalled_jobs", "* * * * *", self._retry_stalled)]:
+            task = self._app.task(name=one.task, queue=QUEUE, queueing_lock=one.task, lock=one.task)(_tick(one))
+            self._app.periodic(cron=one.cron)(task)
+
+    async def run(self) -> None:
+        """Run jobs until `stop`; a database that is away is waited for, and said once."""
+        away = False
+        while not self._stopping.is_set():
+            worker = asyncio.create_task(self._work(), name="jobs")
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({worker, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not worker.done():
+                worker.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await worker
+                return
+            if (error := worker.exception()) is not None and not away:
+                log.warning("jobs wait for PostgreSQL", error=repr(error))
+                away = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), AFTER_FAILURE_S)
+
+    def stop(self) -> None:
+        """Finish the jobs in hand, for a few seconds at most, and take no more."""
+        self._stopping.set()
+
+    async def _work(self) -> None:
+        async with self._app.open_async():
+            await self._app.run_worker_async(
+                queues=[QUEUE],
+                concurrency=CONCURRENCY,
+                fetch_job_polling_interval=POLL_S,
+                shutdown_graceful_timeout=STOP_WITHIN_S,
+                delete_jobs="successful",
+                install_signal_handlers=False,
+            )
+
+    async def _retry_stalled(self) -> None:
+        """Jobs whose worker was killed go back into the queue."""
+        manager = self._app.job_manager
+        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S):
+            await manager.retry_job(job)
+
+
+def _task(name: str, handler: Handler) -> Handler:
+    async def run(**args: Any) -> None:
+        try:
+            await handler(**args)
+        except Exception as error:
+            log.warning("a job failed and is tried again", job=name, error=repr(error), **args)
+            raise
+
+    return run
+
+
+def _tick(one: Periodic) -> Handler:
+    async def run(timestamp: int) -> None:
+        del timestamp
+        try:
+            await one.run()
+        except Exception as error:
+            log.warning("a periodic job failed; its next time will come", job=one.task, error=repr(error))
+            raise
+
+    return run

@@ -1,0 +1,59 @@
+"""`python -m ledger reconcile stripe` finds every payment on which the two sides disagree."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+
+from tests.payments.conftest import Buyer, Ledger
+from tests.payments.stripe import AUTHENTICATED_CARD, Stripe
+from tests.servers import ROOT
+
+
+async def run(ledger: Ledger, stripe: Stripe) -> tuple[int, str]:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "ledger", "reconcile", "stripe"],
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": ledger.url, "PYTHONPATH": str(ROOT)} | stripe.settings,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout
+
+
+async def test_both_sides_agree_after_purchases_and_refunds(
+    buyer: Buyer, admin: Buyer, stripe: Stripe, ledger: Ledger
+) -> None:
+    purchases = [(await buyer.buy(await stripe.card(), cents)).body["purchaseId"] for cents in (500, 700)]
+    await buyer.buy(await stripe.card(AUTHENTICATED_CARD))
+    await admin.ask("POST", "/api/v1/admin/refunds", {"purchaseId": purchases[0]}, Idempotency_Key="r")
+    assert await run(ledger, stripe) == (
+        0,
+        "ok: 2 payments, 0 in flight; Stripe holds 700 cents, the ledger 700\n",
+    )
+
+
+async def test_a_charge_and_a_refund_we_do_not_know_are_named(buyer: Buyer, stripe: Stripe, ledger: Ledger) -> None:
+    await buyer.buy(await stripe.card(), 500)
+    [ours] = await stripe.all("payment_intents")
+    await stripe.ask("POST", "/v1/refunds", payment_intent=ours["id"], amount=200)
+    other = await stripe.ask(
+        "POST", "/v1/payment_intents", amount=900, currency="usd", payment_method=await stripe.card(), confirm=True
+    )
+    status, said = await run(ledger, stripe)
+    assert status == 1
+    assert f"{ours['id']}: Stripe charged $5.00 and gave back $2.00, the ledger has $5.00 and $0.00" in said
+    assert f"{other['id']}: Stripe charged $9.00 and gave back $0.00, the ledger has $0.00 and $0.00" in said
+    assert "2 differences in 2 payments" in said
+
+
+async def test_a_credit_without_a_charge_is_named(buyer: Buyer, stripe: Stripe, ledger: Ledger) -> None:
+    await buyer.buy(await stripe.card(), 500)
+    await stripe.ask("DELETE", "/_config/data")
+    status, said = await run(ledger, stripe)
+    assert status == 1
+    assert "Stripe charged $0.00 and gave back $0.00, the ledger has $5.00 and $0.00" in said

@@ -1,0 +1,59 @@
+"""What stands between a server and localstripe when the network is bad: answers that get lost, and come late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+
+Rule = Callable[[str, str], bool]
+
+
+@dataclass(slots=True)
+class Unreliable:
+    """A proxy. `lose` names requests that are carried out and not answered; `refuse`, those answered 500 undone."""
+
+    url: str = ""
+    lose: Rule = lambda _method, _path: False
+    refuse: Rule = lambda _method, _path: False
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+    def count(self, ending: str) -> int:
+        return sum(path.endswith(ending) for _, path in self.seen)
+
+    def recover(self) -> None:
+        self.lose = self.refuse = lambda _method, _path: False
+
+
+@asynccontextmanager
+async def between(upstream: str, http: aiohttp.ClientSession) -> AsyncIterator[Unreliable]:
+    proxy = Unreliable()
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        proxy.seen.append((request.method, request.path))
+        if proxy.refuse(request.method, request.path):
+            return web.json_response({"error": {"type": "api_error", "message": "out of order"}}, status=500)
+        headers = {k: v for k, v in request.headers.items() if k in {"Authorization", "Content-Type"}}
+        async with http.request(
+            request.method, upstream + request.path_qs, headers=headers, data=await request.read()
+        ) as answer:
+            body = await answer.read()
+        if proxy.lose(request.method, request.path):
+            assert request.transport is not None
+            request.transport.abort()
+            await asyncio.sleep(0)
+        return web.Response(status=answer.status, body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", forward)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    proxy.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield proxy
+    await runner.cleanup()
