@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import asyncpg
 import redis.asyncio
 
 from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.limiter import Limiter
 from realtime.adapters.metrics import Metrics
-from realtime.adapters.postgres import open_pool
+from realtime.adapters.postgres import UNREACHABLE, open_pool
 from realtime.adapters.presence import Presence
 from realtime.adapters.stripe_gateway import StripeGateway
 from realtime.adapters.tracing import TracedPushes, Tracing
@@ -83,6 +84,13 @@ class Core:
     jobs: Jobs
 
 
+class StartFailed(Exception):
+    """One line for the operator: what is wrong, with the setting it comes from, and what was met."""
+
+    def __init__(self, what: str, met: BaseException | str) -> None:
+        super().__init__(f"{what}: {str(met) or type(met).__name__}")
+
+
 def new_instance_id() -> str:
     return f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
 
@@ -113,10 +121,15 @@ async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple
     assert settings.database_url, "the settings name a database by now"
     assert settings.redis_url, "the settings name a Redis by now"
     async with contextlib.AsyncExitStack() as stack:
-        pool = await open_pool(
-            settings.database_url, max_size=settings.database_pool_size, init=watched.tracing.watch_connection
-        )
+        try:
+            pool = await open_pool(
+                settings.database_url, max_size=settings.database_pool_size, init=watched.tracing.watch_connection
+            )
+        except (*UNREACHABLE, asyncpg.PostgresError) as error:
+            raise StartFailed("DATABASE_URL: PostgreSQL lets nobody in", error) from error
         stack.push_async_callback(_close_pool, pool)
+        if await pool.fetchval("SELECT to_regclass('calls')") is None:
+            raise StartFailed("DATABASE_URL: the database is not migrated", "python -m ledger migrate up")
         client = redis.asyncio.from_url(
             settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )

@@ -16,6 +16,7 @@ from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
 from realtime.composition import (
     Core,
+    StartFailed,
     background,
     build_core,
     new_instance_id,
@@ -75,7 +76,12 @@ async def run_web(settings: Settings) -> None:
         async with background(core, meter=settings.meter_in_web):
             await sio.start()
             try:
-                async with serve(app, sio, host=settings.host, port=settings.port):
+                async with contextlib.AsyncExitStack() as listening:
+                    try:
+                        await listening.enter_async_context(serve(app, sio, host=settings.host, port=settings.port))
+                    except OSError as error:
+                        what = f"HOST, PORT: {settings.host}:{settings.port} cannot be listened on"
+                        raise StartFailed(what, error) from error
                     log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
                     await stopping.wait()
                     log.info("draining")
