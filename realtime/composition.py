@@ -24,6 +24,7 @@ from realtime.adapters.presence import Presence
 from realtime.adapters.stripe_gateway import StripeGateway
 from realtime.adapters.tracing import TracedPushes, Tracing
 from realtime.adapters.transactions import Database
+from realtime.adapters.vendor_calls import Measured
 from realtime.config import Settings
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
@@ -145,8 +146,11 @@ def build_core(
     limiter = Limiter(redis_client)
     issuer = TokenIssuer(settings.agora_app_id, settings.agora_app_certificate, settings.agora_token_version)
     wallets = Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period)
-    money = build_money(settings, db, limiter, wallets, out)
-    kicks = Kicks(_agora_rest(settings, http_client))
+    money = build_money(settings, db, limiter, wallets, out, watched)
+    agora: Any = _agora_rest(settings, http_client)
+    if agora is not None:
+        agora = Measured("agora", agora, metrics, tracing)
+    kicks = Kicks(agora)
     put_out = kicks.put_out
     calls = Calls(
         db=db,
@@ -158,6 +162,8 @@ def build_core(
         settings=settings,
         observer=metrics,
     )
+    operations = Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics)
+    operations.read_also(lambda: metrics.payments(money.payments.stats.outcomes, money.events.stats.outcomes))
     assert settings.database_url
     return Core(
         settings=settings,
@@ -174,7 +180,7 @@ def build_core(
             db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
         ),
         people=People(db=db, presence=presence, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
-        operations=Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics),
+        operations=operations,
         metrics=metrics,
         tracing=tracing,
         wallets=wallets,
@@ -183,9 +189,12 @@ def build_core(
     )
 
 
-def build_money(settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes) -> Money:
+def build_money(
+    settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes, watched: Observers
+) -> Money:
     assert settings.stripe_secret_key, "the settings name a Stripe account or its stand-in by now"
-    gateway = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base)
+    stripe = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base)
+    gateway: Any = Measured("stripe", stripe, watched.metrics, watched.tracing)
     limits = MoneyLimits(
         limiter, per_minute=settings.money_ops_per_minute, daily_cents=settings.daily_spend_limit_cents
     )
@@ -194,7 +203,7 @@ def build_money(settings: Settings, db: Database, limiter: Limiter, wallets: Wal
         db=db, gateway=gateway, limits=limits, idempotency=keys, out=out, tokens_per_usd=settings.tokens_per_usd
     )
     return Money(
-        gateway=gateway,
+        gateway=stripe,
         payments=payments,
         refunds=Refunds(db=db, gateway=gateway, limits=limits, idempotency=keys, out=out),
         grants=Grants(db=db, wallets=wallets, limits=limits, idempotency=keys, out=out),
