@@ -24,8 +24,9 @@ from realtime.adapters.presence import Presence
 from realtime.adapters.stripe_gateway import StripeGateway
 from realtime.adapters.tracing import TracedPushes, Tracing
 from realtime.adapters.transactions import Database
-from realtime.adapters.vendor_calls import Measured
+from realtime.adapters.vendor_calls import Traced
 from realtime.config import Settings
+from realtime.services.agora_events import AgoraEvents
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
 from realtime.services.grants import Grants
@@ -79,6 +80,7 @@ class Core:
     metrics: Metrics
     tracing: Tracing
     money: Money
+    agora_events: AgoraEvents
     jobs: Jobs
 
 
@@ -149,7 +151,7 @@ def build_core(
     money = build_money(settings, db, limiter, wallets, out, watched)
     agora: Any = _agora_rest(settings, http_client)
     if agora is not None:
-        agora = Measured("agora", agora, metrics, tracing)
+        agora = Traced("agora", agora, tracing, metrics)
     kicks = Kicks(agora)
     put_out = kicks.put_out
     calls = Calls(
@@ -163,7 +165,7 @@ def build_core(
         observer=metrics,
     )
     operations = Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics)
-    operations.read_also(lambda: metrics.payments(money.payments.stats.outcomes, money.events.stats.outcomes))
+    agora_events = AgoraEvents(db=db, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds)
     assert settings.database_url
     return Core(
         settings=settings,
@@ -185,7 +187,16 @@ def build_core(
         tracing=tracing,
         wallets=wallets,
         money=money,
-        jobs=background_jobs(settings.database_url, money.payments, money.refunds, money.events, kicks, Upkeep(db)),
+        agora_events=agora_events,
+        jobs=background_jobs(
+            settings.database_url,
+            payments=money.payments,
+            refunds=money.refunds,
+            events=money.events,
+            agora_events=agora_events,
+            kicks=kicks,
+            upkeep=Upkeep(db),
+        ),
     )
 
 
@@ -193,21 +204,28 @@ def build_money(
     settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes, watched: Observers
 ) -> Money:
     assert settings.stripe_secret_key, "the settings name a Stripe account or its stand-in by now"
-    stripe = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base)
-    gateway: Any = Measured("stripe", stripe, watched.metrics, watched.tracing)
+    metrics = watched.metrics
+    stripe = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, observer=metrics)
+    gateway: Any = Traced("stripe", stripe, watched.tracing)
     limits = MoneyLimits(
         limiter, per_minute=settings.money_ops_per_minute, daily_cents=settings.daily_spend_limit_cents
     )
     keys = Idempotency(db)
     payments = Payments(
-        db=db, gateway=gateway, limits=limits, idempotency=keys, out=out, tokens_per_usd=settings.tokens_per_usd
+        db=db,
+        gateway=gateway,
+        limits=limits,
+        idempotency=keys,
+        out=out,
+        tokens_per_usd=settings.tokens_per_usd,
+        observer=metrics,
     )
     return Money(
         gateway=stripe,
         payments=payments,
         refunds=Refunds(db=db, gateway=gateway, limits=limits, idempotency=keys, out=out),
         grants=Grants(db=db, wallets=wallets, limits=limits, idempotency=keys, out=out),
-        events=StripeEvents(db=db, gateway=gateway, payments=payments, out=out),
+        events=StripeEvents(db=db, gateway=gateway, payments=payments, out=out, observer=metrics),
     )
 
 

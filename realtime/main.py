@@ -111,6 +111,7 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
         *payments.payment_routes(settings, core.money.payments),
         *payments.admin_routes(settings, core.money.grants, core.money.refunds),
         *webhooks.stripe_routes(settings, core.money.events),
+        *webhooks.agora_routes(settings, core.agora_events),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))

@@ -180,11 +180,11 @@ class Metrics:
         )
 
         self.live_calls = make.gauge("live_calls", "Calls going on, by status.", "status", mode="livemostrecent")
-        self.purchases = make.counter("purchases", "Purchases by what became of them.", "outcome")
-        self.stripe_events = make.counter("stripe_events", "Stripe's events by what became of them.", "outcome")
         self.pending_purchases = make.gauge(
             "purchases_pending", "Purchases neither finished nor given up.", mode="livemostrecent"
         )
+        self.purchases = make.counter("purchases", "Purchases by how they ended, or wait for their buyer.", "outcome")
+        self.stripe_events = make.counter("stripe_events", "Stripe's events by what became of them.", "outcome")
         self.jobs = make.gauge("jobs", "Jobs by status.", "status", mode="livemostrecent")
 
     def _make_dependencies(self, make: Instruments) -> None:
@@ -218,6 +218,12 @@ class Metrics:
     def vendor_request(self, vendor: str, operation: str, outcome: str, seconds: float) -> None:
         self.vendor_seconds.labels(vendor, operation, outcome).observe(seconds)
 
+    def purchase(self, outcome: str) -> None:
+        self.purchases.labels(outcome).inc()
+
+    def stripe_event(self, outcome: str) -> None:
+        self.stripe_events.labels(outcome).inc()
+
     def socket_event(self, event: str, outcome: str, seconds: float) -> None:
         self.events.labels(event, outcome).inc()
         self.event_seconds.labels(event).observe(seconds)
@@ -246,13 +252,6 @@ class Metrics:
         self.fanout_queued_bytes.set(stats.send_queue_bytes)
         if stats.redis_lag_s is not None:
             self.delivery_lag_seconds.set(stats.redis_lag_s)
-
-    def payments(self, purchases: Mapping[str, int], events: Mapping[str, int]) -> None:
-        """Read what became of purchases and of Stripe's events since the start."""
-        for outcome, total in purchases.items():
-            self._grow(self.purchases, outcome, total)
-        for outcome, total in events.items():
-            self._grow(self.stripe_events, outcome, total)
 
     def _grow(self, instrument: Any, label: str, total: int) -> None:
         """Bring a counter up to a total somebody else counts."""

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from realtime.adapters.metrics import DIRECTORY, Metrics, forget_process, shared_directory
 from realtime.adapters.tracing import Tracing
-from realtime.adapters.vendor_calls import Measured
+from realtime.adapters.vendor_calls import Traced
 from tests.metering import grant
 from tests.servers import ROOT, Launch, Opens, Server, eventually, token_of
 
@@ -225,7 +225,7 @@ async def test_calls_to_vendors_are_measured_by_what_came_of_them() -> None:
 
     exporter = InMemorySpanExporter()
     metrics = Metrics()
-    vendor = Measured("vendor", Vendor(), metrics, Tracing.to(SimpleSpanProcessor(exporter), instance_id="here"))
+    vendor = Traced("vendor", Vendor(), Tracing.to(SimpleSpanProcessor(exporter), instance_id="here"), metrics)
     assert await vendor.charge(5) == 5
     with pytest.raises(ValueError):  # noqa: PT011
         await vendor.charge(-1)

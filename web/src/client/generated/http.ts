@@ -154,6 +154,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ops/overview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How everything stands, on all instances. */
+        get: operations["getApiV1OpsOverview"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/transactions": {
         parameters: {
             query?: never;
@@ -163,6 +180,23 @@ export interface paths {
         };
         /** The wallet's entries, newest first. */
         get: operations["getApiV1Transactions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/users/online": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Some of the users who can be called now, by name. */
+        get: operations["getApiV1UsersOnline"];
         put?: never;
         post?: never;
         delete?: never;
@@ -233,6 +267,23 @@ export interface paths {
         };
         /** Whether the process answers; it asks nobody else. */
         get: operations["getHealth"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Prometheus text. */
+        get: operations["getMetrics"];
         put?: never;
         post?: never;
         delete?: never;
@@ -325,6 +376,9 @@ export interface components {
             trust?: string;
             userId: string;
         };
+        Failed: {
+            failed: number;
+        };
         Grant: {
             reason: string;
             tokens: number;
@@ -335,6 +389,25 @@ export interface components {
             status: "healthy";
             timestamp: string;
         };
+        Instance: {
+            id: string;
+            tabs: number;
+            users: number;
+        };
+        /** @description What all accounts of a kind hold, on their normal side. */
+        KindBalance: {
+            balance: number;
+            kind: string;
+            /** @enum {string} */
+            unit: "TOKEN" | "USD_CENT";
+        };
+        LastHour: {
+            lastHour: number;
+        };
+        LiveCalls: {
+            active: number;
+            ringing: number;
+        };
         Me: {
             /** @enum {string} */
             role: "user" | "admin";
@@ -343,8 +416,34 @@ export interface components {
             trust: "basic" | "verified" | "trusted" | "vip";
             userId: string;
         };
+        MeterState: {
+            debitsPerSecond: number;
+            dueLagSeconds: number;
+        };
         OneCall: {
             call: components["schemas"]["CallAnswer"];
+        };
+        OnlineUser: {
+            inCall: boolean;
+            ratePerPeriod: number;
+            userId: string;
+        };
+        OnlineUsers: {
+            queryKey: string[];
+            users: components["schemas"]["OnlineUser"][];
+        };
+        OpsOverview: {
+            at: string;
+            calls: components["schemas"]["LiveCalls"];
+            cspReports: components["schemas"]["LastHour"];
+            instances: components["schemas"]["Instance"][];
+            jobs: components["schemas"]["Failed"];
+            meter: components["schemas"]["MeterState"];
+            purchases: components["schemas"]["Pending"];
+            trialBalance: components["schemas"]["KindBalance"][];
+        };
+        Pending: {
+            pending: number;
         };
         /** @description An RFC 9457 problem. Some codes carry more members, such as `retryAfter` in seconds. */
         Problem: {
@@ -1010,6 +1109,65 @@ export interface operations {
             };
         };
     };
+    getApiV1OpsOverview: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpsOverview"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     getApiV1Transactions: {
         parameters: {
             query?: {
@@ -1031,6 +1189,68 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["TransactionPage"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    "WWW-Authenticate"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    getApiV1UsersOnline: {
+        parameters: {
+            query?: {
+                /** @description How many at most. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OnlineUsers"];
                 };
             };
             /** @description Bad Request */
@@ -1304,6 +1524,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    getMetrics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
                 };
             };
             /** @description Any other error */
