@@ -56,6 +56,7 @@ async def run_web(settings: Settings) -> None:
             on_gap=lambda: sockets.send_snapshots(),  # noqa: PLW0108  (built below)
         )
         core = build_core(settings, instance_id, sio, db, redis_client, client, watched)
+        core.operations.read_also(lambda: core.metrics.fanout(sio.stats()))
         authenticator = Authenticator(
             verifier_of(settings, _fetch_json(client)),
             Sessions(redis_client),

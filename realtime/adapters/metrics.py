@@ -46,7 +46,7 @@ class FanoutStats(Protocol):
     redis_lost: int
     gaps: int
     upgrades: int
-    drops: Mapping[str, int]
+    drops: Counter[str]
     sockets: int
     polling_sockets: int
     connections: int
@@ -109,6 +109,7 @@ class Metrics:
             prometheus.ProcessCollector(registry=self.registry)
             prometheus.PlatformCollector(registry=self.registry)
             prometheus.GCCollector(registry=self.registry)
+        self._seen: Counter[tuple[str, str]] = Counter()
         make = Instruments(self.registry, prometheus)
         self._make_http(make)
         self._make_sockets(make)
@@ -163,7 +164,6 @@ class Metrics:
         self.delivery_lag_seconds = make.gauge(
             "fanout_delivery_lag_seconds", "How long a push takes to another process and back.", mode="livemax"
         )
-        self._fanout_seen: Counter[tuple[str, str]] = Counter()
 
     def _make_billing(self, make: Instruments) -> None:
         self.debits = make.counter("meter_debits", "Periods the meter came to, by what came of it.", "outcome")
@@ -245,15 +245,19 @@ class Metrics:
             (self.fanout_upgrades, "", stats.upgrades),
             *((self.fanout_drops, limit, total) for limit, total in stats.drops.items()),
         ):
-            seen = self._fanout_seen[instrument._name, label]
-            (instrument.labels(label) if label else instrument).inc(total - seen)
-            self._fanout_seen[instrument._name, label] = total
+            self._grow(instrument, label, total)
         self.fanout_sockets.labels("polling").set(stats.polling_sockets)
         self.fanout_sockets.labels("websocket").set(stats.sockets - stats.polling_sockets)
         self.fanout_connections.set(stats.connections)
         self.fanout_queued_bytes.set(stats.send_queue_bytes)
         if stats.redis_lag_s is not None:
             self.delivery_lag_seconds.set(stats.redis_lag_s)
+
+    def _grow(self, instrument: Any, label: str, total: int) -> None:
+        """Bring a counter up to a total somebody else counts."""
+        key = (instrument._name, label)
+        (instrument.labels(label) if label else instrument).inc(total - self._seen[key])
+        self._seen[key] = total
 
     def billed(self, outcome: str) -> None:
         self.debits.labels(outcome).inc()

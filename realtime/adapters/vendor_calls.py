@@ -1,4 +1,4 @@
-"""Calls to vendors, timed and traced where they leave this process, whatever client makes them."""
+"""Calls to vendors, seen where they leave this process, whatever client makes them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from realtime.adapters.metrics import Metrics
 from realtime.adapters.tracing import Tracing
 
 
-class Measured:
-    """Everything `client` has; its coroutine methods are counted as calls to `vendor`, by what came of them.
+class Traced:
+    """Everything `client` has; its coroutine methods are spans of calls to `vendor`.
 
-    The outcome is `ok` or the name of the exception's class, of which a client has a handful.
+    With `metrics` they are counted too, by outcome: `ok`, or the name of the exception's class, of which a client has a
+    handful. A client that counts its requests itself does without.
     """
 
-    def __init__(self, vendor: str, client: Any, metrics: Metrics, tracing: Tracing) -> None:
-        self._vendor, self._client, self._metrics, self._tracing = vendor, client, metrics, tracing
+    def __init__(self, vendor: str, client: Any, tracing: Tracing, metrics: Metrics | None = None) -> None:
+        self._vendor, self._client, self._tracing, self._metrics = vendor, client, tracing, metrics
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
-        return self._measured(name, found) if inspect.iscoroutinefunction(found) else found
+        return self._traced(name, found) if inspect.iscoroutinefunction(found) else found
 
-    def _measured(self, name: str, method: Any) -> Any:
+    def _traced(self, name: str, method: Any) -> Any:
         @functools.wraps(method)
-        async def measured(*args: Any, **kwargs: Any) -> Any:
+        async def traced(*args: Any, **kwargs: Any) -> Any:
             started, outcome = time.perf_counter(), "ok"
             with self._tracing.step(f"{self._vendor} {name}", SpanKind.CLIENT, {"peer.service": self._vendor}):
                 try:
@@ -37,6 +38,7 @@ class Measured:
                     outcome = type(error).__name__
                     raise
                 finally:
-                    self._metrics.vendor_request(self._vendor, name, outcome, time.perf_counter() - started)
+                    if self._metrics is not None:
+                        self._metrics.vendor_request(self._vendor, name, outcome, time.perf_counter() - started)
 
-        return measured
+        return traced

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from realtime.adapters.metrics import DIRECTORY, Metrics, forget_process, shared_directory
 from realtime.adapters.tracing import Tracing
-from realtime.adapters.vendor_calls import Measured
+from realtime.adapters.vendor_calls import Traced
 from tests.metering import grant
 from tests.servers import ROOT, Launch, Opens, Server, eventually, token_of
 
@@ -224,7 +225,7 @@ async def test_calls_to_vendors_are_measured_by_what_came_of_them() -> None:
 
     exporter = InMemorySpanExporter()
     metrics = Metrics()
-    vendor = Measured("vendor", Vendor(), metrics, Tracing.to(SimpleSpanProcessor(exporter), instance_id="here"))
+    vendor = Traced("vendor", Vendor(), Tracing.to(SimpleSpanProcessor(exporter), instance_id="here"), metrics)
     assert await vendor.charge(5) == 5
     with pytest.raises(ValueError):  # noqa: PT011
         await vendor.charge(-1)
@@ -239,12 +240,12 @@ async def test_calls_to_vendors_are_measured_by_what_came_of_them() -> None:
 def test_what_the_fan_out_counts_is_read_as_it_grows() -> None:
     stats = SimpleNamespace(
         messages_out=5, bytes_out=50, messages_in=1, bytes_in=10, redis_published=2, redis_received=2, redis_lost=0,
-        gaps=0, upgrades=1, drops={"slow": 1}, sockets=3, polling_sockets=1, connections=4, send_queue_bytes=0,
+        gaps=0, upgrades=1, drops=Counter(slow=1), sockets=3, polling_sockets=1, connections=4, send_queue_bytes=0,
         redis_lag_s=0.002,
     )  # fmt: skip
     metrics = Metrics()
     metrics.fanout(stats)
-    stats.messages_out, stats.drops, stats.redis_lag_s = 7, {"slow": 1, "message_rate": 2}, None
+    stats.messages_out, stats.drops, stats.redis_lag_s = 7, Counter(slow=1, message_rate=2), None
     metrics.fanout(stats)
     metrics.fanout(stats)
     found = samples_of(metrics.text()[0].decode())

@@ -68,7 +68,7 @@ async def test_the_config_says_what_a_page_needs(server: Server, http: aiohttp.C
         "agoraConfigured": True,
         "agoraAppId": "970CA35de60c44645bbae8a215061b33",
         "stripePublishableKey": None,
-        "stripeApiBase": None,
+        "stripeApiBase": "http://127.0.0.1:9",
         "tokensPerUsd": 100,
         "periodSeconds": 60,
         "devLogin": True,

@@ -48,8 +48,9 @@ async def here(database_url: str, redis_url: str) -> AsyncIterator[Here]:
     exporter = InMemorySpanExporter()
     tracing = Tracing.to(SimpleSpanProcessor(exporter), instance_id="here")
     settings = Settings(
-        _env_file=None, database_url=database_url, redis_url=redis_url, jwt_secret=JWT_SECRET, port=free_port()
-    )
+        _env_file=None, database_url=database_url, redis_url=redis_url, jwt_secret=JWT_SECRET, port=free_port(),
+        stripe_secret_key="sk_test_nobody", stripe_api_base="http://127.0.0.1:9",
+    )  # fmt: skip
     async with _serving(settings, Observers(Metrics(), tracing)) as pool:
         yield Here(f"http://127.0.0.1:{settings.port}", lambda: list(exporter.get_finished_spans()), pool)
     tracing.shutdown()
