@@ -28,6 +28,7 @@ from realtime.config import Settings
 from realtime.edge import bff, documents, http, operations, payments, routes, webhooks
 from realtime.edge.access import access
 from realtime.edge.authentication import Authenticator
+from realtime.edge.csp import stand_in_origin
 from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
 from realtime.edge.middlewares import middlewares
@@ -121,6 +122,8 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))
+    if stand_in_origin(settings):
+        table += payments.stand_in_routes(core.money.gateway)
     return table + documents.document_routes(table, secure_cookies=authenticator.secure_cookies)
 
 

@@ -18,20 +18,14 @@ export type Session = HttpSchemas["SessionState"];
 export type OnlineUser = HttpSchemas["OnlineUser"];
 export type OnlineUsers = HttpSchemas["OnlineUsers"];
 export type OpsOverview = HttpSchemas["OpsOverview"];
+export type PurchaseRequest = HttpSchemas["PurchaseTokens"];
+/** What buying answers at once. */
+export type Purchased = HttpSchemas["Purchased"];
+/** How a purchase stands. */
+export type Purchase = HttpSchemas["PurchaseAnswer"];
 export type Refused = SocketSchemas["Refused"];
+
 export interface Page<T> {
   items: T[];
   nextCursor: string | null;
-}
-export interface PurchaseRequest {
-  amountInCents: number;
-  paymentMethodId: string;
-}
-export interface Purchase {
-  purchaseId: string;
-  status: "succeeded" | "requires_action" | "processing" | "failed" | (string & {});
-  tokens?: number;
-  balance?: number;
-  version?: number;
-  clientSecret?: string | null;
 }

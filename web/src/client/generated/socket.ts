@@ -135,7 +135,7 @@ export interface components {
         Refused: {
             error: {
                 /** @enum {string} */
-                code: "busy" | "call_already_answered" | "call_ended" | "callee_unavailable" | "forbidden" | "insufficient_funds" | "invalid_payload" | "limiter_unavailable" | "not_found" | "origin_not_allowed" | "rate_limited" | "self_call" | "unauthenticated" | "unavailable";
+                code: "busy" | "call_already_answered" | "call_ended" | "callee_unavailable" | "forbidden" | "insufficient_funds" | "invalid_payload" | "limiter_unavailable" | "not_found" | "origin_not_allowed" | "payment_declined" | "payment_method_invalid" | "payments_unavailable" | "purchase_not_refundable" | "rate_limited" | "refund_refused" | "self_call" | "signature_invalid" | "unauthenticated" | "unavailable";
                 message: string;
                 /** @description Seconds, with `rate_limited`. */
                 retryAfter?: number;
