@@ -63,8 +63,8 @@ class PagePolicy:
         if settings.production:
             directives.append("upgrade-insecure-requests")
         directives.append(f"report-uri {settings.csp_report_uri}")
-        # A browser that knows report-to ignores report-uri for it (W3C CSP 3, section 5.3), yet takes Reporting-Endpoints
-        # over HTTPS alone: over plain HTTP, as in development, it would report nothing at all.
+        # A browser that knows report-to ignores report-uri for it (W3C CSP 3, section 5.3), yet takes
+        # Reporting-Endpoints over HTTPS alone: over plain HTTP, as in development, it would report nothing at all.
         if settings.production:
             directives.append(f"report-to {REPORT_GROUP}")
         self._policy = "; ".join(directives)
