@@ -146,6 +146,7 @@ def stripe(webhook_url: str, data: Path = DATA) -> Iterator[StripeStandIn]:
         answers(lambda: answers_tcp(port))
         started = StripeStandIn(f"http://127.0.0.1:{port}", f"whsec_{secrets.token_hex(24)}")
         register_webhook(started, webhook_url)
+        note.touch(mode=0o600)
         note.write_text(json.dumps({"url": started.url, "webhook_secret": started.webhook_secret}))
         try:
             yield started

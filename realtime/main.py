@@ -16,6 +16,7 @@ from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
 from realtime.composition import (
     Core,
+    StartFailed,
     background,
     build_core,
     new_instance_id,
@@ -56,6 +57,7 @@ async def run_web(settings: Settings) -> None:
             on_gap=lambda: sockets.send_snapshots(),  # noqa: PLW0108  (built below)
         )
         core = build_core(settings, instance_id, sio, db, redis_client, client, watched)
+        core.operations.read_also(lambda: core.metrics.fanout(sio.stats()))
         authenticator = Authenticator(
             verifier_of(settings, _fetch_json(client)),
             Sessions(redis_client),
@@ -76,7 +78,12 @@ async def run_web(settings: Settings) -> None:
         async with background(core, meter=settings.meter_in_web):
             await sio.start()
             try:
-                async with serve(app, sio, host=settings.host, port=settings.port):
+                async with contextlib.AsyncExitStack() as listening:
+                    try:
+                        await listening.enter_async_context(serve(app, sio, host=settings.host, port=settings.port))
+                    except OSError as error:
+                        what = f"HOST, PORT: {settings.host}:{settings.port} cannot be listened on"
+                        raise StartFailed(what, error) from error
                     log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
                     await stopping.wait()
                     log.info("draining")
@@ -111,6 +118,7 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
         *payments.payment_routes(settings, core.money.payments),
         *payments.admin_routes(settings, core.money.grants, core.money.refunds),
         *webhooks.stripe_routes(settings, core.money.events),
+        *webhooks.agora_routes(settings, core.agora_events),
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))

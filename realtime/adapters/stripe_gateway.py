@@ -8,6 +8,7 @@ Amounts are US cents. Nothing of an answer is logged but its kind and Stripe's r
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -101,8 +102,14 @@ class Gateway(Protocol):
         """The payment a charge belongs to; None for a charge of another kind, or one that is not there."""
 
 
+class Observer(Protocol):
+    def vendor_request(self, vendor: str, operation: str, outcome: str, seconds: float) -> None:
+        """A request to a vendor has been answered, refused, or came to nothing."""
+
+
 class StripeGateway:
-    def __init__(self, *, secret_key: str, api_base: str) -> None:
+    def __init__(self, *, secret_key: str, api_base: str, observer: Observer) -> None:
+        self._observer = observer
         self._http = stripe.AIOHTTPClient(
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         )
@@ -125,8 +132,9 @@ class StripeGateway:
             "payment_method_types": ["card"],
             "metadata": {"purchaseId": str(purchase_id), "userId": user_id},
         }
-        made = await _answer(
-            self._stripe.v1.payment_intents.create_async(wanted, {"idempotency_key": f"purchase:{purchase_id}:create"})
+        made = await self._answer(
+            "create",
+            self._stripe.v1.payment_intents.create_async(wanted, {"idempotency_key": f"purchase:{purchase_id}:create"}),
         )
         return _payment(made)
 
@@ -142,7 +150,7 @@ class StripeGateway:
         params: Any = {"limit": PAGE, "created": {"gte": epoch_s}}
         while True:
             try:
-                page = await _answer(self._stripe.v1.payment_intents.list_async(params))
+                page = await self._answer("list", self._stripe.v1.payment_intents.list_async(params))
             except ProviderRefused:
                 if "created" not in params:
                     raise
@@ -155,14 +163,15 @@ class StripeGateway:
             params = {**params, "starting_after": page["data"][-1]["id"]}
 
     async def payment(self, payment_id: str) -> Payment:
-        return _payment(await _answer(self._stripe.v1.payment_intents.retrieve_async(payment_id)))
+        return _payment(await self._answer("retrieve", self._stripe.v1.payment_intents.retrieve_async(payment_id)))
 
     async def confirm(self, payment_id: str, purchase_id: UUID) -> Payment:
         try:
-            confirmed = await _answer(
+            confirmed = await self._answer(
+                "confirm",
                 self._stripe.v1.payment_intents.confirm_async(
                     payment_id, None, {"idempotency_key": f"purchase:{purchase_id}:confirm"}
-                )
+                ),
             )
         except _Declined as declined:
             return Payment(
@@ -175,10 +184,11 @@ class StripeGateway:
         return _payment(confirmed)
 
     async def cancel(self, payment_id: str) -> Payment:
-        return _payment(await _answer(self._stripe.v1.payment_intents.cancel_async(payment_id)))
+        return _payment(await self._answer("cancel", self._stripe.v1.payment_intents.cancel_async(payment_id)))
 
     async def refund(self, payment_id: str, purchase_id: UUID, amount_cents: int) -> None:
-        await _answer(
+        await self._answer(
+            "refund",
             self._stripe.v1.refunds.create_async(
                 {
                     "payment_intent": payment_id,
@@ -187,14 +197,14 @@ class StripeGateway:
                 },
                 # Not repeated by the library: whoever asks again looks first whether it was made.
                 {"idempotency_key": f"purchase:{purchase_id}:refund:{amount_cents}", "max_network_retries": 0},
-            )
+            ),
         )
 
     async def refunded_cents(self, payment_id: str) -> int:
         total = 0
         params: Any = {"payment_intent": payment_id, "limit": PAGE}
         while True:
-            page = await _answer(self._stripe.v1.refunds.list_async(params))
+            page = await self._answer("list_refunds", self._stripe.v1.refunds.list_async(params))
             total += sum(int(r["amount"]) for r in page["data"] if r.get("status") not in {"failed", "canceled"})
             if not page["has_more"] or not page["data"]:
                 return total
@@ -203,23 +213,39 @@ class StripeGateway:
     async def payment_method_of(self, number: str, exp_month: int, exp_year: int, cvc: str) -> str:
         """A payment method made of a test card's figures: for a stand-in only. Real cards go from browser to Stripe."""
         card: Any = {"number": number, "exp_month": exp_month, "exp_year": exp_year, "cvc": cvc}
-        made = await _answer(self._stripe.v1.payment_methods.create_async({"type": "card", "card": card}))
+        call = self._stripe.v1.payment_methods.create_async({"type": "card", "card": card})
+        made = await self._answer("create_payment_method", call)
         return str(made["id"])
 
     async def payment_of_charge(self, charge_id: str) -> str | None:
         try:
-            charge = await _answer(self._stripe.v1.charges.retrieve_async(charge_id))
+            charge = await self._answer("retrieve_charge", self._stripe.v1.charges.retrieve_async(charge_id))
         except ProviderRefused:
             return None
         payment = charge.get("payment_intent")
         return payment.get("id") if isinstance(payment, dict) else payment
+
+    async def _answer(self, operation: str, call: Awaitable[Any]) -> dict[str, Any]:
+        started, outcome = time.perf_counter(), "given_up"
+        try:
+            answer = await _plain(call)
+            outcome = "answered"
+            return answer
+        except ProviderRefused:
+            outcome = "refused"
+            raise
+        except ProviderUnavailable:
+            outcome = "unavailable"
+            raise
+        finally:
+            self._observer.vendor_request("stripe", operation, outcome, time.perf_counter() - started)
 
 
 class _Declined(ProviderRefused):
     """The card was refused; `code` is Stripe's decline code."""
 
 
-async def _answer(call: Awaitable[Any]) -> dict[str, Any]:
+async def _plain(call: Awaitable[Any]) -> dict[str, Any]:
     """Stripe's answer as plain data, its errors as ours."""
     try:
         answer = await call

@@ -8,9 +8,11 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from realtime.adapters import stripe_gateway
+from realtime.adapters.agora_notifications import Notification, verify_notification
 from realtime.config import Settings
-from realtime.domain.errors import PayloadTooLarge, SignatureInvalid
+from realtime.domain.errors import InvalidPayload, PayloadTooLarge, SignatureInvalid
 from realtime.edge.routes import Answer, Asked, Route, Who
+from realtime.services.agora_events import AgoraEvents
 from realtime.services.stripe_events import StripeEvents
 
 MAX_EVENT_BYTES = 1024 * 1024
@@ -37,6 +39,26 @@ def stripe_routes(settings: Settings, events: StripeEvents) -> list[Route]:
         Route("POST", "/api/v1/webhooks/stripe", Who.ANYONE, stripe, "Stripe's events.",
               headers=("Stripe-Signature",), reads={"application/json": {"type": "object"}}, answer=Received,
               statuses=(400, 413, 503)),
+    ]  # fmt: skip
+
+
+def agora_routes(settings: Settings, events: AgoraEvents) -> list[Route]:
+    secrets = settings.agora_webhook_secret
+
+    async def agora(asked: Asked) -> Answer:
+        body, headers = await raw_body(asked.request), asked.request.headers
+        signatures = headers.get("Agora-Signature-V2"), headers.get("Agora-Signature")
+        if not any(verify_notification(secret, body, *signatures) for secret in secrets):
+            raise SignatureInvalid
+        try:
+            notification = Notification.model_validate_json(body)
+        except ValueError:
+            raise InvalidPayload("the body is not a notification") from None
+        return Answer({"received": True, "outcome": await events.receive(notification.user_event())})
+
+    return [
+        Route("POST", "/api/v1/webhooks/agora", Who.ANYONE, agora, "Agora's notifications.",
+              reads={"application/json": {"type": "object"}}, answer=Received, statuses=(400, 413, 503)),
     ]  # fmt: skip
 
 

@@ -13,12 +13,10 @@ there: only the payment in the row is ever confirmed, and a payment is charged o
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
 from collections.abc import Awaitable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
@@ -90,14 +88,9 @@ class Order:
     payment_method_id: str
 
 
-@dataclass(slots=True)
-class PaymentStats:
-    """Counted since the start; the metrics page reads it."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    answers: int = 0
-    answer_seconds: float = 0.0
-    """Time from a purchase's request to its answer, replays left out."""
+class Observer(Protocol):
+    def purchase(self, outcome: str) -> None:
+        """A purchase has ended (`succeeded`, or by its failure) or waits for its buyer (`requires_action`)."""
 
 
 class Payments:
@@ -110,6 +103,7 @@ class Payments:
         idempotency: Idempotency,
         out: Pushes,
         tokens_per_usd: int,
+        observer: Observer,
     ) -> None:
         self._db = db
         self._gateway = gateway
@@ -117,7 +111,7 @@ class Payments:
         self._idempotency = idempotency
         self._out = out
         self._tokens_per_usd = tokens_per_usd
-        self.stats = PaymentStats()
+        self._observer = observer
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -127,16 +121,11 @@ class Payments:
         Raises the idempotency errors, RateLimited, LimiterUnavailable, DailyLimitExceeded, InvalidPayload for an amount
         that is less than one token, and PaymentsUnavailable; each of them means that nothing was charged.
         """
-        started = time.perf_counter()
         payload = {"amountInCents": order.amount_cents, "paymentMethodId": order.payment_method_id}
         if tokens_for(order.amount_cents, self._tokens_per_usd) < 1:
             raise errors.InvalidPayload("amountInCents: buys less than one token")
         request = Keyed(operation.user_id, operation.key, OPERATION, payload, operation.keep_s)
-        kept = await self._idempotency.once(request, lambda claim: self._carry_out(claim, operation, order))
-        if not kept.replayed:
-            self.stats.answers += 1
-            self.stats.answer_seconds += time.perf_counter() - started
-        return kept
+        return await self._idempotency.once(request, lambda claim: self._carry_out(claim, operation, order))
 
     async def get(self, user_id: str, purchase_id: UUID) -> Purchase:
         async with self._db.connection() as conn:
@@ -424,7 +413,7 @@ class Payments:
 
     def _note(self, purchase: Purchase) -> None:
         if purchase.status.finished or purchase.status is Status.REQUIRES_ACTION:
-            self.stats.outcomes[purchase.failure or purchase.status.value] += 1
+            self._observer.purchase(purchase.failure or purchase.status.value)
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

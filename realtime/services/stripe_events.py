@@ -8,9 +8,8 @@ cumulative, but of a payment that failed the provider is asked how it stands now
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -49,20 +48,20 @@ INQUIRIES = "warning_"
 """Statuses of a dispute that has not taken money (an inquiry) begin so."""
 
 
-@dataclass(slots=True)
-class EventStats:
-    """Counted since the start; the metrics page reads it."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
+class Observer(Protocol):
+    def stripe_event(self, outcome: str) -> None:
+        """An event has taken effect, or needs none."""
 
 
 class StripeEvents:
-    def __init__(self, *, db: Transactions, gateway: Gateway, payments: Payments, out: Pushes) -> None:
+    def __init__(
+        self, *, db: Transactions, gateway: Gateway, payments: Payments, out: Pushes, observer: Observer
+    ) -> None:
         self._db = db
         self._gateway = gateway
         self._payments = payments
         self._out = out
-        self.stats = EventStats()
+        self._observer = observer
 
     async def receive(self, body: bytes) -> str:
         """Keep an event whose signature holds, and let it take effect; answers what became of it.
@@ -127,7 +126,7 @@ class StripeEvents:
             else:
                 news = await self._note_dispute(conn, purchase_id, event)
             await purchases_store.finish_event(conn, event.id, "applied")
-        self.stats.outcomes["applied"] += 1
+        self._observer.stripe_event("applied")
         await self._out.emit_many(news)
         return "applied"
 
@@ -151,7 +150,7 @@ class StripeEvents:
     async def _finish(self, event: KeptEvent, outcome: str) -> str:
         async with self._db.connection() as conn:
             await purchases_store.finish_event(conn, event.id, outcome)
-        self.stats.outcomes[outcome] += 1
+        self._observer.stripe_event(outcome)
         return outcome
 
     # -- jobs ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from functools import partial
 import structlog
 
 from ledger.verify import verify
-from realtime.adapters import idempotency_store, purchases_store
+from realtime.adapters import agora_presence_store, idempotency_store, purchases_store
+from realtime.services.agora_events import TASK as LOOK_AFTER_LEFT
+from realtime.services.agora_events import AgoraEvents
 from realtime.services.calls import Transactions
 from realtime.services.jobs import Jobs, Periodic
 from realtime.services.kicks import TASK as PUT_OUT
@@ -35,6 +37,7 @@ class Upkeep:
                 expired = await idempotency_store.expire(conn, EXPIRE_BATCH)
         async with self._db.connection() as conn:
             await purchases_store.expire(conn)
+            await agora_presence_store.expire(conn)
 
     async def make_partitions(self) -> None:
         """Make the ledger's partitions of the months to come."""
@@ -51,7 +54,14 @@ class Upkeep:
 
 
 def background_jobs(
-    database_url: str, payments: Payments, refunds: Refunds, events: StripeEvents, kicks: Kicks, upkeep: Upkeep
+    database_url: str,
+    *,
+    payments: Payments,
+    refunds: Refunds,
+    events: StripeEvents,
+    agora_events: AgoraEvents,
+    kicks: Kicks,
+    upkeep: Upkeep,
 ) -> Jobs:
     """Every job there is: those that are queued with what needs them, and those that come by the clock (UTC)."""
     return Jobs(
@@ -61,6 +71,7 @@ def background_jobs(
             "cancel_payment": payments.cancel_payment,
             "check_refund": refunds.check,
             "apply_stripe_event": events.apply_kept,
+            LOOK_AFTER_LEFT: agora_events.look_after_left,
             PUT_OUT: kicks.kick,
         },
         periodic=[

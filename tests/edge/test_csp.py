@@ -114,7 +114,6 @@ async def test_a_report_uri_that_would_end_the_directive_stops_the_start(uri: st
         ("POST", "/health", 405),
         ("POST", "/api/v1/nothing", 404),
         ("GET", "/openapi.json", 200),
-        ("GET", "/socket.io/?EIO=3", 400),
         ("OPTIONS", "/api/v1/balance", 405),
     ],
 )

@@ -66,6 +66,15 @@ async def test_twenty_requests_at_once_with_one_key_charge_once(buyer: Buyer, st
     assert await buyer.balance() == 500
 
 
+async def test_a_key_whose_time_is_over_is_like_a_new_one(buyer: Buyer, stripe: Stripe, ledger: Ledger) -> None:
+    card = await stripe.card()
+    await buyer.buy(card, key="k")
+    await ledger.conn.execute("UPDATE idempotency_keys SET expires_at = now()")
+    again = await buyer.buy(card, 600, key="k")
+    assert (again.status, again.body["balance"]) == (200, 1100)
+    assert len(await stripe.charges()) == 2
+
+
 async def test_keys_are_per_user(buyer: Buyer, stripe: Stripe) -> None:
     bob = Buyer(buyer.http, buyer.server, "bob")
     card = await stripe.card()

@@ -1,0 +1,191 @@
+"""The background jobs: queued with what needs them, run by whoever runs, gone on with after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ledger import migrations
+from ledger.database_url import DatabaseUrl
+from realtime.adapters.postgres import open_pool
+from realtime.adapters.transactions import Database
+from realtime.services import jobs
+from realtime.services.jobs import Jobs, Periodic
+from realtime.services.upkeep import Upkeep
+from tests.payments.conftest import LaunchPaying, Ledger
+from tests.payments.stripe import DECLINED_CARD, Stripe
+from tests.servers import Launch, eventually
+
+
+@pytest.fixture
+async def pool(database_url: str):
+    pool = await open_pool(database_url, max_size=4)
+    yield pool
+    await pool.close()
+
+
+class Runner:
+    """Jobs that note what they were run with."""
+
+    def __init__(self, url: str) -> None:
+        self.ran: list[dict[str, Any]] = []
+        self.fail_first = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.jobs = Jobs(url, tasks={"note": self.note}, periodic=[])
+
+    async def note(self, **args: Any) -> None:
+        self.ran.append(args)
+        if len(self.ran) <= self.fail_first:
+            raise RuntimeError("not this time")
+        await self.hold.wait()
+
+
+@pytest.fixture
+async def runner(database_url: str):
+    runner = Runner(database_url)
+    running = asyncio.create_task(runner.jobs.run())
+    yield runner
+    runner.hold.set()
+    runner.jobs.stop()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_a_job_is_there_once_its_transaction_has_committed(pool: Any, runner: Runner) -> None:
+    async with pool.acquire() as conn:
+        rolled_back = conn.transaction()
+        await rolled_back.start()
+        await jobs.defer(conn, "note", about="rolled back")
+        await rolled_back.rollback()
+        async with conn.transaction():
+            await jobs.defer(conn, "note", about="committed")
+            await asyncio.sleep(0)
+            assert runner.ran == []
+    await eventually(lambda: runner.ran)
+    assert runner.ran == [{"about": "committed"}]
+
+
+async def test_a_job_that_fails_is_tried_again(pool: Any, runner: Runner) -> None:
+    runner.fail_first = 1
+    async with pool.acquire() as conn:
+        await jobs.defer(conn, "note", n=1)
+    await eventually(lambda: len(runner.ran) == 2, 20)
+
+
+async def test_a_job_of_a_later_time_waits_for_it(pool: Any, runner: Runner) -> None:
+    async with pool.acquire() as conn:
+        await jobs.defer(conn, "note", in_s=3600, n="later")
+        await jobs.defer(conn, "note", in_s=1, n="soon")
+    await eventually(lambda: runner.ran)
+    assert runner.ran == [{"n": "soon"}]
+
+
+async def test_stopping_finishes_the_job_in_hand(pool: Any, database_url: str) -> None:
+    runner = Runner(database_url)
+    runner.hold.clear()
+    running = asyncio.create_task(runner.jobs.run())
+    async with pool.acquire() as conn:
+        await jobs.defer(conn, "note", n=1)
+        await eventually(lambda: runner.ran)
+        runner.jobs.stop()
+        runner.hold.set()
+        await asyncio.wait_for(running, 10)
+        assert await conn.fetchval("SELECT count(*) FROM procrastinate_jobs") == 0
+
+
+async def test_a_job_whose_worker_was_killed_is_run_by_another(pool: Any, database_url: str) -> None:
+    async with pool.acquire() as conn:
+        await jobs.defer(conn, "note", n=1)
+        # As a killed worker leaves it: fetched, and its heart beats no more.
+        await conn.execute(
+            "WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '2 minutes')"
+            " RETURNING id) UPDATE procrastinate_jobs SET status = 'doing', worker_id = dead.id FROM dead"
+        )
+    runner = Runner(database_url)
+    running = asyncio.create_task(runner.jobs.run())
+    await eventually(lambda: runner.ran, 75)
+    runner.jobs.stop()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_jobs_wait_for_a_database_that_is_away(database_url: str) -> None:
+    ticks: list[int] = []
+
+    async def tick() -> None:
+        ticks.append(1)
+
+    url = database_url.replace("callmeter_test_", "nowhere_")
+    waiting = Jobs(url, tasks={}, periodic=[Periodic("tick", "* * * * *", tick)])
+    running = asyncio.create_task(waiting.run())
+    await asyncio.sleep(0.1)
+    assert not running.done()
+    waiting.stop()
+    await asyncio.wait_for(running, 15)
+
+
+async def test_expired_keys_go_and_unfinished_ones_stay(pool: Any, ledger: Ledger) -> None:
+    await ledger.conn.execute("""
+        INSERT INTO idempotency_keys (user_id, key, request_hash, holder, held_until, subject, outcome, expires_at)
+        SELECT 'ann', key, '', gen_random_uuid(), now(), subject, outcome::json, now() + expires_in FROM (VALUES
+            ('answered, over',  NULL,              '{}', interval '-1 second'),
+            ('answered',        NULL,              '{}', interval '1 hour'),
+            ('came to nothing', NULL,              NULL, interval '-1 second'),
+            ('unfinished',      gen_random_uuid(), NULL, interval '-1 second')
+        ) AS v(key, subject, outcome, expires_in)
+    """)
+    await Upkeep(Database(pool)).expire()
+    kept = await ledger.conn.fetch("SELECT key FROM idempotency_keys ORDER BY key")
+    assert [row["key"] for row in kept] == ["answered", "unfinished"]
+
+
+async def test_a_missing_partition_of_the_months_ahead_is_made(pool: Any, ledger: Ledger) -> None:
+    partitions = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'entries'::regclass"
+    before = {row["name"] for row in await ledger.conn.fetch(partitions)}
+    furthest = max(name for name in before if name[-7:-3].isdigit())
+    await ledger.conn.execute(f"DROP TABLE {furthest}")
+    await Upkeep(Database(pool)).make_partitions()
+    assert {row["name"] for row in await ledger.conn.fetch(partitions)} == before
+
+
+async def test_a_broken_ledger_is_said_by_the_nightly_proof(ledger: Ledger, capsys: Any) -> None:
+    await Upkeep.verify(ledger.url)
+    assert "ledger verified" in capsys.readouterr().out
+    await ledger.conn.execute("SET session_replication_role = replica")
+    await ledger.conn.execute("UPDATE accounts SET balance = 7 WHERE kind = 'platform_revenue'")
+    await Upkeep.verify(ledger.url)
+    assert "the ledger is broken" in capsys.readouterr().out
+
+
+async def test_a_worker_runs_the_jobs_of_a_web_process_that_runs_none(
+    launch: Launch, launch_paying: LaunchPaying, stripe: Stripe, ledger: Ledger
+) -> None:
+    buyer = launch_paying(METER_IN_WEB="false")
+    await buyer.buy(await stripe.card(DECLINED_CARD))
+    assert [intent["status"] for intent in await stripe.all("payment_intents")] == ["requires_payment_method"]
+    worker = launch("worker", **stripe.settings)
+
+    async def cancelled() -> bool:
+        return [intent["status"] for intent in await stripe.all("payment_intents")] == ["canceled"]
+
+    await eventually(cancelled, 20)
+    assert worker.stop() == 0
+
+
+async def test_nothing_of_the_job_library_stays_behind_a_migration_down(empty_database_url: str) -> None:
+    migrations.up(empty_database_url)
+    migrations.down(empty_database_url)
+    conn = await asyncpg.connect(**DatabaseUrl.parse(empty_database_url).for_asyncpg())
+    try:
+        left = await conn.fetch("""
+            SELECT relname AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace
+            UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+            UNION ALL SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace
+        """)
+    finally:
+        await conn.close()
+    assert json.dumps([row["name"] for row in left]) == "[]"
+    assert migrations.up(empty_database_url).pending == ()
