@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import asyncpg
 import redis.asyncio
 
 from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.limiter import Limiter
 from realtime.adapters.metrics import Metrics
-from realtime.adapters.postgres import open_pool
+from realtime.adapters.postgres import UNREACHABLE, open_pool
 from realtime.adapters.presence import Presence
 from realtime.adapters.stripe_gateway import StripeGateway
 from realtime.adapters.tracing import TracedPushes, Tracing
 from realtime.adapters.transactions import Database
+from realtime.adapters.vendor_calls import Traced
 from realtime.config import Settings
 from realtime.services.agora_events import AgoraEvents
 from realtime.services.attendance import Attendance
@@ -83,6 +85,13 @@ class Core:
     jobs: Jobs
 
 
+class StartFailed(Exception):
+    """One line for the operator: what is wrong, with the setting it comes from, and what was met."""
+
+    def __init__(self, what: str, met: BaseException | str) -> None:
+        super().__init__(f"{what}: {str(met) or type(met).__name__}")
+
+
 def new_instance_id() -> str:
     return f"{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
 
@@ -113,10 +122,15 @@ async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple
     assert settings.database_url, "the settings name a database by now"
     assert settings.redis_url, "the settings name a Redis by now"
     async with contextlib.AsyncExitStack() as stack:
-        pool = await open_pool(
-            settings.database_url, max_size=settings.database_pool_size, init=watched.tracing.watch_connection
-        )
+        try:
+            pool = await open_pool(
+                settings.database_url, max_size=settings.database_pool_size, init=watched.tracing.watch_connection
+            )
+        except (*UNREACHABLE, asyncpg.PostgresError) as error:
+            raise StartFailed("DATABASE_URL: PostgreSQL lets nobody in", error) from error
         stack.push_async_callback(_close_pool, pool)
+        if await pool.fetchval("SELECT to_regclass('calls')") is None:
+            raise StartFailed("DATABASE_URL: the database is not migrated", "python -m ledger migrate up")
         client = redis.asyncio.from_url(
             settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
@@ -147,8 +161,11 @@ def build_core(
     limiter = Limiter(redis_client)
     issuer = TokenIssuer(settings.agora_app_id, settings.agora_app_certificate, settings.agora_token_version)
     wallets = Wallets(db=db, out=out, default_rate_tokens_per_period=settings.default_rate_tokens_per_period)
-    money = build_money(settings, db, limiter, wallets, out, metrics)
-    kicks = Kicks(_agora_rest(settings, http_client))
+    money = build_money(settings, db, limiter, wallets, out, watched)
+    agora: Any = _agora_rest(settings, http_client)
+    if agora is not None:
+        agora = Traced("agora", agora, tracing, metrics)
+    kicks = Kicks(agora)
     put_out = kicks.put_out
     calls = Calls(
         db=db,
@@ -160,6 +177,7 @@ def build_core(
         settings=settings,
         observer=metrics,
     )
+    operations = Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics)
     agora_events = AgoraEvents(db=db, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds)
     assert settings.database_url
     return Core(
@@ -177,7 +195,7 @@ def build_core(
             db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
         ),
         people=People(db=db, presence=presence, default_rate_tokens_per_period=settings.default_rate_tokens_per_period),
-        operations=Operations(db=db, pool=db.pool, redis=redis_client, presence=presence, metrics=metrics),
+        operations=operations,
         metrics=metrics,
         tracing=tracing,
         wallets=wallets,
@@ -196,10 +214,12 @@ def build_core(
 
 
 def build_money(
-    settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes, metrics: Metrics
+    settings: Settings, db: Database, limiter: Limiter, wallets: Wallets, out: Pushes, watched: Observers
 ) -> Money:
     assert settings.stripe_secret_key, "the settings name a Stripe account or its stand-in by now"
-    gateway = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, observer=metrics)
+    metrics = watched.metrics
+    stripe = StripeGateway(secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, observer=metrics)
+    gateway: Any = Traced("stripe", stripe, watched.tracing)
     limits = MoneyLimits(
         limiter, per_minute=settings.money_ops_per_minute, daily_cents=settings.daily_spend_limit_cents
     )
@@ -214,7 +234,7 @@ def build_money(
         observer=metrics,
     )
     return Money(
-        gateway=gateway,
+        gateway=stripe,
         payments=payments,
         refunds=Refunds(db=db, gateway=gateway, limits=limits, idempotency=keys, out=out),
         grants=Grants(db=db, wallets=wallets, limits=limits, idempotency=keys, out=out),

@@ -56,8 +56,18 @@ def _over_default_levels(value: dict[Trust, int]) -> dict[Trust, int]:
     return {**DEFAULT_CALLS_PER_MINUTE, **value}
 
 
+def _has_address(url: str) -> bool:
+    """Whether the URL names a host and, if any, a port that can be. A socket's path stands in for a host."""
+    try:
+        parts = urlsplit(url)
+        return parts.port != 0 and bool(parts.hostname or parts.path.strip("/") or parts.query)
+    except ValueError:
+        return False
+
+
 def _http_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"http", "https"}:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or not _has_address(value):
         raise ValueError("is not an http(s) URL")
     return value.rstrip("/")
 
@@ -72,12 +82,16 @@ def _report_uri(value: str) -> str:
 def _postgres_url(value: str) -> str:
     if urlsplit(value).scheme.partition("+")[0] not in {"postgres", "postgresql"}:
         raise ValueError("is not a postgresql:// URL")
+    if not _has_address(value):
+        raise ValueError("has no host, or a port that cannot be")
     return value
 
 
 def _redis_url(value: str) -> str:
     if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("is not a redis://, rediss:// or unix:// URL")
+    if not _has_address(value):
+        raise ValueError("has no host, or a port that cannot be")
     return value
 
 
@@ -90,7 +104,7 @@ def _hex32(value: str) -> str:
 def _origin(value: tuple[str, ...]) -> tuple[str, ...]:
     for origin in value:
         parts = urlsplit(origin)
-        if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
+        if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query or "*" in origin):
             raise ValueError(f"has {origin!r}, which is not an origin like https://app.example.com")
     return value
 
@@ -164,11 +178,22 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: HttpUrl | None = None
 
     @model_validator(mode="after")
+    def _pairs_are_whole(self) -> Self:
+        """One half without the other is a mistake that would be found out late: by a token no one takes."""
+        given = self.model_fields_set
+        pairs = [("agora_app_id", "agora_app_certificate"), ("agora_customer_id", "agora_customer_secret")]
+        if self.redis_url is None:
+            pairs.append(("upstash_redis_rest_url", "upstash_redis_rest_token"))
+        for one, other in pairs:
+            for missing, there in ((one, other), (other, one)):
+                if there in given and missing not in given:
+                    raise ValueError(f"{missing.upper()} is needed with {there.upper()}")
+        return self
+
+    @model_validator(mode="after")
     def _upstash_stands_in_for_redis(self) -> Self:
         """Upstash's REST URL and token name the same server its Redis protocol answers on, over TLS."""
-        if self.redis_url is None and self.upstash_redis_rest_url is not None:
-            if not self.upstash_redis_rest_token:
-                raise ValueError("UPSTASH_REDIS_REST_TOKEN is needed with UPSTASH_REDIS_REST_URL")
+        if self.redis_url is None and self.upstash_redis_rest_url and self.upstash_redis_rest_token:
             host = urlsplit(self.upstash_redis_rest_url).hostname
             url = f"rediss://default:{quote(self.upstash_redis_rest_token, safe='')}@{host}:6379"
             object.__setattr__(self, "redis_url", url)
@@ -201,9 +226,6 @@ class Settings(BaseSettings):
                 self.agora_app_certificate == DEVELOPMENT_AGORA_CERTIFICATE
             ),
             "AGORA_WEBHOOK_SECRET is needed in production": not self.agora_webhook_secret,
-            "AGORA_CUSTOMER_SECRET is needed with AGORA_CUSTOMER_ID": (
-                bool(self.agora_customer_id) and not self.agora_customer_secret
-            ),
             "STRIPE_SECRET_KEY is needed in production": not self.stripe_secret_key,
             "STRIPE_WEBHOOK_SECRET is needed in production": not self.stripe_webhook_secret,
         }.items():

@@ -16,6 +16,7 @@ from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.transactions import Database
 from realtime.composition import (
     Core,
+    StartFailed,
     background,
     build_core,
     new_instance_id,
@@ -27,6 +28,7 @@ from realtime.config import Settings
 from realtime.edge import bff, documents, http, operations, payments, routes, webhooks
 from realtime.edge.access import access
 from realtime.edge.authentication import Authenticator
+from realtime.edge.csp import stand_in_origin
 from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
 from realtime.edge.middlewares import middlewares
@@ -55,6 +57,7 @@ async def run_web(settings: Settings) -> None:
             on_gap=lambda: sockets.send_snapshots(),  # noqa: PLW0108  (built below)
         )
         core = build_core(settings, instance_id, sio, db, redis_client, client, watched)
+        core.operations.read_also(lambda: core.metrics.fanout(sio.stats()))
         authenticator = Authenticator(
             verifier_of(settings, _fetch_json(client)),
             Sessions(redis_client),
@@ -75,7 +78,12 @@ async def run_web(settings: Settings) -> None:
         async with background(core, meter=settings.meter_in_web):
             await sio.start()
             try:
-                async with serve(app, sio, host=settings.host, port=settings.port):
+                async with contextlib.AsyncExitStack() as listening:
+                    try:
+                        await listening.enter_async_context(serve(app, sio, host=settings.host, port=settings.port))
+                    except OSError as error:
+                        what = f"HOST, PORT: {settings.host}:{settings.port} cannot be listened on"
+                        raise StartFailed(what, error) from error
                     log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
                     await stopping.wait()
                     log.info("draining")
@@ -114,6 +122,8 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
     ]
     if not settings.production and settings.jwt_secret:
         table += http.development_routes(SharedSecret(settings.jwt_secret))
+    if stand_in_origin(settings):
+        table += payments.stand_in_routes(core.money.gateway)
     return table + documents.document_routes(table, secure_cookies=authenticator.secure_cookies)
 
 

@@ -14,9 +14,10 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -31,6 +32,26 @@ CALLS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 DISCONNECT_REASONS = frozenset(
     {"client disconnect", "server disconnect", "ping timeout", "transport close", "transport error"}
 )
+
+
+class FanoutStats(Protocol):
+    """What is read of the fan-out: see `realtime.fanout`."""
+
+    messages_out: int
+    bytes_out: int
+    messages_in: int
+    bytes_in: int
+    redis_published: int
+    redis_received: int
+    redis_lost: int
+    gaps: int
+    upgrades: int
+    drops: Counter[str]
+    sockets: int
+    polling_sockets: int
+    connections: int
+    send_queue_bytes: int
+    redis_lag_s: float | None
 
 
 @contextmanager
@@ -52,6 +73,25 @@ def forget_process(pid: int, directory: str | os.PathLike[str]) -> None:
     mark_process_dead(pid, os.fspath(directory))  # type: ignore[no-untyped-call]
 
 
+class Instruments:
+    """Makes this process's instruments, all under one prefix and in one registry."""
+
+    def __init__(self, registry: CollectorRegistry, prometheus: Any) -> None:
+        self._registry, self._prometheus = registry, prometheus
+
+    def counter(self, name: str, text: str, *labels: str) -> Any:
+        return self._prometheus.Counter(f"callmeter_{name}", text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
+        return self._prometheus.Histogram(f"callmeter_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str, mode: str = "livesum") -> Any:
+        """`mode` is how the values of several processes become one."""
+        return self._prometheus.Gauge(
+            f"callmeter_{name}", text, labels, multiprocess_mode=mode, registry=self._registry
+        )
+
+
 class Metrics:
     """One process's instruments. Built once, after PROMETHEUS_MULTIPROC_DIR is set if it is to be."""
 
@@ -69,85 +109,101 @@ class Metrics:
             prometheus.ProcessCollector(registry=self.registry)
             prometheus.PlatformCollector(registry=self.registry)
             prometheus.GCCollector(registry=self.registry)
+        self._seen: Counter[tuple[str, str]] = Counter()
+        make = Instruments(self.registry, prometheus)
+        self._make_http(make)
+        self._make_sockets(make)
+        self._make_fanout(make)
+        self._make_billing(make)
+        self._make_dependencies(make)
 
-        def counter(name: str, text: str, *labels: str) -> Any:
-            return prometheus.Counter(f"callmeter_{name}", text, labels, registry=self.registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
-            return prometheus.Histogram(f"callmeter_{name}", text, labels, buckets=buckets, registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str, mode: Any = "livesum") -> Any:
-            return prometheus.Gauge(f"callmeter_{name}", text, labels, multiprocess_mode=mode, registry=self.registry)
-
-        # HTTP
-        self.http_seconds = histogram(
+    def _make_http(self, make: Instruments) -> None:
+        self.http_seconds = make.histogram(
             "http_request_duration_seconds", "HTTP requests by route template and status.", FAST_S,
             "method", "route", "status",
         )  # fmt: skip
-        self.payment_seconds = histogram(
+        self.payment_seconds = make.histogram(
             "payment_duration_seconds", "Answers of the payment routes.", PAYMENT_S, "route", "status"
         )
-        self.vendor_seconds = histogram(
+        self.vendor_seconds = make.histogram(
             "vendor_request_duration_seconds", "Calls to vendors' APIs.", PAYMENT_S, "vendor", "operation", "outcome"
         )
-        self.csp_reports = counter(
+        self.csp_reports = make.counter(
             "csp_reports", "Content-Security-Policy violations reported by browsers.", "directive", "disposition"
         )
 
-        # sockets
-        self.tabs = gauge("socket_tabs", "Tabs connected now.")
-        self.users = gauge("socket_users", "Users with a tab connected to this process now, summed over processes.")
-        self.connects = counter("socket_connects", "Socket handshakes by outcome.", "outcome")
-        self.reconnects = counter(
+    def _make_sockets(self, make: Instruments) -> None:
+        self.tabs = make.gauge("socket_tabs", "Tabs connected now.")
+        self.users = make.gauge(
+            "socket_users", "Users with a tab connected to this process now, summed over processes."
+        )
+        self.connects = make.counter("socket_connects", "Socket handshakes by outcome.", "outcome")
+        self.reconnects = make.counter(
             "socket_reconnects", "Connections of a user who had lost a tab here in the minute before."
         )
-        self.drops = counter("socket_disconnects", "Sockets that went, by reason.", "reason")
-        self.events = counter("socket_events", "Socket events by what was acknowledged.", "event", "outcome")
-        self.event_seconds = histogram(
+        self.drops = make.counter("socket_disconnects", "Sockets that went, by reason.", "reason")
+        self.events = make.counter("socket_events", "Socket events by what was acknowledged.", "event", "outcome")
+        self.event_seconds = make.histogram(
             "socket_event_duration_seconds", "Socket events from arrival to acknowledgement.", FAST_S, "event"
         )
 
-        # the meter
-        self.debits = counter("meter_debits", "Periods the meter came to, by what came of it.", "outcome")
-        self.batch_seconds = histogram(
+    def _make_fanout(self, make: Instruments) -> None:
+        self.fanout_packets = make.counter("fanout_packets", "Packets to and from sockets here.", "direction")
+        self.fanout_bytes = make.counter("fanout_bytes", "What those packets weighed.", "direction")
+        self.fanout_bus_messages = make.counter(
+            "fanout_bus_messages", "Messages between processes, by what became of them.", "fate"
+        )
+        self.fanout_gaps = make.counter(
+            "fanout_gaps", "Times this process's tabs may have missed pushes and got snapshots."
+        )
+        self.fanout_drops = make.counter("fanout_drops", "Connections ended or refused by a limit, by which.", "limit")
+        self.fanout_upgrades = make.counter("fanout_upgrades", "Sessions that went from polling to WebSocket.")
+        self.fanout_sockets = make.gauge("fanout_sockets", "Sockets open now, by transport.", "transport")
+        self.fanout_connections = make.gauge("fanout_connections", "TCP connections open now, HTTP ones included.")
+        self.fanout_queued_bytes = make.gauge("fanout_queued_bytes", "Bytes sockets have not taken yet.")
+        self.delivery_lag_seconds = make.gauge(
+            "fanout_delivery_lag_seconds", "How long a push takes to another process and back.", mode="livemax"
+        )
+
+    def _make_billing(self, make: Instruments) -> None:
+        self.debits = make.counter("meter_debits", "Periods the meter came to, by what came of it.", "outcome")
+        self.batch_seconds = make.histogram(
             "meter_batch_duration_seconds", "One batch of the meter, the telling included.", FAST_S
         )
-        self.batch_calls = histogram("meter_batch_calls", "Calls in one batch of the meter.", CALLS)
-        self.batch_lag_seconds = histogram(
+        self.batch_calls = make.histogram("meter_batch_calls", "Calls in one batch of the meter.", CALLS)
+        self.batch_lag_seconds = make.histogram(
             "meter_debit_lag_seconds", "How long after its start a batch's oldest period was debited.", LAG_S
         )
-        self.meter_failures = counter("meter_failures", "Rounds of the meter that failed.")
-        self.due_lag_seconds = gauge(
+        self.meter_failures = make.counter("meter_failures", "Rounds of the meter that failed.")
+        self.due_lag_seconds = make.gauge(
             "meter_due_lag_seconds", "How long the oldest due period has been waiting.", mode="livemostrecent"
         )
 
-        # PostgreSQL
-        self.pool_connections = gauge("db_pool_connections", "Connections of the pools, by state.", "state")
-        self.pool_limit = gauge("db_pool_limit_connections", "The most connections the pools may open.")
-        self.pool_waiting = gauge("db_pool_waiting", "Who waits for a connection now.")
-        self.acquire_seconds = histogram("db_pool_wait_duration_seconds", "Waits for a connection.", FAST_S)
-        self.acquire_failures = counter("db_pool_wait_failures", "Waits for a connection that got none.")
-
-        # Redis
-        self.redis_seconds = histogram("redis_ping_duration_seconds", "Round trips to Redis.", FAST_S)
-        self.redis_memory_bytes = gauge("redis_memory_bytes", "Memory Redis uses.", mode="livemostrecent")
-        self.redis_memory_limit_bytes = gauge(
-            "redis_memory_limit_bytes", "The most memory Redis may use; 0 is no limit.", mode="livemostrecent"
-        )
-        self.redis_clients = gauge("redis_connected_clients", "Connections to Redis.", mode="livemostrecent")
-        self.redis_evicted_keys = gauge(
-            "redis_evicted_keys", "Keys Redis has dropped for want of memory.", mode="livemostrecent"
-        )
-        self.up = gauge("dependency_up", "Whether a server answered when last asked.", "server", mode="livemin")
-
-        # business and jobs
-        self.live_calls = gauge("live_calls", "Calls going on, by status.", "status", mode="livemostrecent")
-        self.pending_purchases = gauge(
+        self.live_calls = make.gauge("live_calls", "Calls going on, by status.", "status", mode="livemostrecent")
+        self.pending_purchases = make.gauge(
             "purchases_pending", "Purchases neither finished nor given up.", mode="livemostrecent"
         )
-        self.purchases = counter("purchases", "Purchases by how they ended, or wait for their buyer.", "outcome")
-        self.stripe_events = counter("stripe_events", "Stripe's events by what became of them.", "outcome")
-        self.jobs = gauge("jobs", "Jobs by status.", "status", mode="livemostrecent")
+        self.purchases = make.counter("purchases", "Purchases by how they ended, or wait for their buyer.", "outcome")
+        self.stripe_events = make.counter("stripe_events", "Stripe's events by what became of them.", "outcome")
+        self.jobs = make.gauge("jobs", "Jobs by status.", "status", mode="livemostrecent")
+
+    def _make_dependencies(self, make: Instruments) -> None:
+        self.pool_connections = make.gauge("db_pool_connections", "Connections of the pools, by state.", "state")
+        self.pool_limit = make.gauge("db_pool_limit_connections", "The most connections the pools may open.")
+        self.pool_waiting = make.gauge("db_pool_waiting", "Who waits for a connection now.")
+        self.acquire_seconds = make.histogram("db_pool_wait_duration_seconds", "Waits for a connection.", FAST_S)
+        self.acquire_failures = make.counter("db_pool_wait_failures", "Waits for a connection that got none.")
+
+        self.redis_seconds = make.histogram("redis_ping_duration_seconds", "Round trips to Redis.", FAST_S)
+        self.redis_memory_bytes = make.gauge("redis_memory_bytes", "Memory Redis uses.", mode="livemostrecent")
+        self.redis_memory_limit_bytes = make.gauge(
+            "redis_memory_limit_bytes", "The most memory Redis may use; 0 is no limit.", mode="livemostrecent"
+        )
+        self.redis_clients = make.gauge("redis_connected_clients", "Connections to Redis.", mode="livemostrecent")
+        self.redis_evicted_keys = make.gauge(
+            "redis_evicted_keys", "Keys Redis has dropped for want of memory.", mode="livemostrecent"
+        )
+        self.up = make.gauge("dependency_up", "Whether a server answered when last asked.", "server", mode="livemin")
 
     # -- observations that need a rule -------------------------------------------------------------------------------
 
@@ -174,6 +230,34 @@ class Metrics:
 
     def socket_gone(self, reason: str) -> None:
         self.drops.labels(reason if reason in DISCONNECT_REASONS else "other").inc()
+
+    def fanout(self, stats: FanoutStats) -> None:
+        """Read the fan-out's statistics: totals since its start, and how things stand now."""
+        for instrument, label, total in (
+            (self.fanout_packets, "out", stats.messages_out),
+            (self.fanout_packets, "in", stats.messages_in),
+            (self.fanout_bytes, "out", stats.bytes_out),
+            (self.fanout_bytes, "in", stats.bytes_in),
+            (self.fanout_bus_messages, "sent", stats.redis_published),
+            (self.fanout_bus_messages, "received", stats.redis_received),
+            (self.fanout_bus_messages, "lost", stats.redis_lost),
+            (self.fanout_gaps, "", stats.gaps),
+            (self.fanout_upgrades, "", stats.upgrades),
+            *((self.fanout_drops, limit, total) for limit, total in stats.drops.items()),
+        ):
+            self._grow(instrument, label, total)
+        self.fanout_sockets.labels("polling").set(stats.polling_sockets)
+        self.fanout_sockets.labels("websocket").set(stats.sockets - stats.polling_sockets)
+        self.fanout_connections.set(stats.connections)
+        self.fanout_queued_bytes.set(stats.send_queue_bytes)
+        if stats.redis_lag_s is not None:
+            self.delivery_lag_seconds.set(stats.redis_lag_s)
+
+    def _grow(self, instrument: Any, label: str, total: int) -> None:
+        """Bring a counter up to a total somebody else counts."""
+        key = (instrument._name, label)
+        (instrument.labels(label) if label else instrument).inc(total - self._seen[key])
+        self._seen[key] = total
 
     def billed(self, outcome: str) -> None:
         self.debits.labels(outcome).inc()

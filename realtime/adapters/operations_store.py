@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import asyncpg
-
 from ledger.sql import load
 
 _SQL = load("realtime.sql", "operations.sql")
@@ -95,18 +93,10 @@ async def trial_balance(conn: Any) -> list[KindBalance]:
 
 
 async def pending_purchases(conn: Any) -> int:
-    """None before the migration that brings purchases has run."""
-    try:
-        count: int = await conn.fetchval(_SQL["pending_purchases"])
-    except asyncpg.UndefinedTableError:
-        return 0
+    count: int = await conn.fetchval(_SQL["pending_purchases"])
     return count
 
 
 async def jobs(conn: Any) -> Mapping[str, int]:
-    """Jobs by status; none before there is a queue."""
-    try:
-        rows = await conn.fetch(_SQL["jobs"])
-    except asyncpg.UndefinedTableError:
-        return {}
-    return {row["status"]: row["count"] for row in rows}
+    """Jobs by status."""
+    return {row["status"]: row["count"] for row in await conn.fetch(_SQL["jobs"])}

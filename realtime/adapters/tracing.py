@@ -20,6 +20,8 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 TEXT_CHARACTERS = 2_000
+EXPORT_TIMEOUT_S = 2.0
+"""Retries included. A collector that is away costs its spans, not the time of a stop."""
 
 _COMMENT = re.compile(r"^--\s*(.+)$", re.MULTILINE)
 _KEYWORD = re.compile(r"^\s*([A-Za-z]+)", re.MULTILINE)
@@ -54,7 +56,7 @@ class Tracing:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=EXPORT_TIMEOUT_S)
         return cls.to(BatchSpanProcessor(exporter), instance_id=instance_id)
 
     @property

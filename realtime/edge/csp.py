@@ -62,8 +62,11 @@ class PagePolicy:
         directives = [f"{directive} {' '.join(allowed)}" for directive, allowed in sources.items()]
         if settings.production:
             directives.append("upgrade-insecure-requests")
-        # Browsers that know Reporting-Endpoints follow report-to and ignore report-uri (W3C CSP 3, section 5.3).
-        directives += [f"report-uri {settings.csp_report_uri}", f"report-to {REPORT_GROUP}"]
+        directives.append(f"report-uri {settings.csp_report_uri}")
+        # A browser that knows report-to ignores report-uri for it (W3C CSP 3, section 5.3), yet takes
+        # Reporting-Endpoints over HTTPS alone: over plain HTTP, as in development, it would report nothing at all.
+        if settings.production:
+            directives.append(f"report-to {REPORT_GROUP}")
         self._policy = "; ".join(directives)
         report_only = settings.csp_report_only
         self.header = "Content-Security-Policy-Report-Only" if report_only else "Content-Security-Policy"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import jwt
@@ -20,6 +21,8 @@ from realtime.domain.trust import Identity, Trust, UserRole, is_user_id
 log = structlog.get_logger()
 
 LEEWAY_S = 5
+LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+"""A token may hold for longer than dates can say."""
 JWKS_FRESH_S = 300
 JWKS_RETRY_S = 10
 
@@ -34,7 +37,9 @@ def _identity(claims: dict[str, Any]) -> Identity:
     if not isinstance(user_id, str) or not is_user_id(user_id):
         raise Unauthenticated("the token's sub is not a user id of 1 to 128 characters")
     try:
-        return Identity(user_id=user_id, trust=Trust(trust), role=UserRole(role), expires_at_s=int(claims["exp"]))
+        return Identity(
+            user_id=user_id, trust=Trust(trust), role=UserRole(role), expires_at_s=min(int(claims["exp"]), LAST_SECOND)
+        )
     except ValueError:
         raise Unauthenticated("the token's trust or role is not known here") from None
 

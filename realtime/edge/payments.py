@@ -11,6 +11,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel, Field, StringConstraints
 
+from realtime.adapters.stripe_gateway import ProviderRefused, ProviderUnavailable, StripeGateway
 from realtime.config import Settings
 from realtime.domain import errors
 from realtime.domain.purchase import MAX_CENTS, MIN_CENTS, Purchase, Status
@@ -40,6 +41,17 @@ class PurchaseTokens(wire.Payload):
 
 class RefundPurchase(wire.Payload):
     purchaseId: wire.CallId
+
+
+class TestingCard(wire.Payload):
+    number: Annotated[str, StringConstraints(pattern=r"^[0-9]{16}$")]
+    expMonth: Annotated[int, Field(ge=1, le=12)]
+    expYear: Annotated[int, Field(ge=2019, le=2099)]
+    cvc: Annotated[str, StringConstraints(pattern=r"^[0-9]{3}$")]
+
+
+class PaymentMethodMade(BaseModel):
+    id: str
 
 
 class Purchased(BaseModel):
@@ -121,6 +133,28 @@ def payment_routes(settings: Settings, payments: Payments) -> list[Route]:
                   answer=PurchaseAnswer),
         ]  # fmt: skip
     return routes
+
+
+def stand_in_routes(gateway: StripeGateway) -> list[Route]:
+    """What Stripe's own form does in the browser, for pages of a server with a stand-in for Stripe.
+
+    The stand-in makes payment methods for secret keys alone and answers no other origin's preflight.
+    """
+
+    async def payment_method(asked: Asked) -> Answer:
+        card = asked.payload
+        try:
+            made = await gateway.payment_method_of(card.number, card.expMonth, card.expYear, card.cvc)
+        except ProviderRefused as refused:
+            raise errors.PaymentMethodInvalid(refused.message or None) from None
+        except ProviderUnavailable:
+            raise errors.PaymentsUnavailable from None
+        return Answer({"id": made})
+
+    return [
+        Route("POST", "/dev/payment-methods", Who.USER, payment_method, "Development only: a test card to pay with.",
+              payload=TestingCard, answer=PaymentMethodMade),
+    ]  # fmt: skip
 
 
 def admin_routes(settings: Settings, grants: Grants, refunds: Refunds) -> list[Route]:

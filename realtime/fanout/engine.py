@@ -120,6 +120,8 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
     def _check_query(self, query: dict[str, str], method: str) -> None:
         if query.get("transport") not in self.transports:
             raise Refusal(UNKNOWN_TRANSPORT)
+        if "j" in query:  # JSONP, which answers with a script: no browser that speaks version 4 needs it
+            raise Refusal(BAD_REQUEST)
         if "sid" in query:
             return
         if method != "GET":

@@ -268,8 +268,6 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
                 self.eio.background(self.manager.trigger_callback(member.sid, packet.id, data))
             return None
         if kind == CONNECT:
-            if not (data is None or isinstance(data, dict)):
-                raise ValueError("not a handshake")
             return partial(self._connect, session, namespace, data)
         if kind == DISCONNECT:
             return partial(self._leave, session, namespace, CLIENT_DISCONNECT)
@@ -290,7 +288,7 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
 
     # -- connecting and leaving ----------------------------------------------------------------------------------
 
-    async def _connect(self, session: Session, namespace: str, auth: dict[str, Any] | None) -> None:
+    async def _connect(self, session: Session, namespace: str, auth: Any) -> None:
         if session.closed:
             return
         served = (
@@ -323,8 +321,8 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
         self._reply(member.session, CONNECT, member.namespace, {"sid": member.sid})
         self.manager.welcome(member)
 
-    async def _refusal(self, member: Member, auth: dict[str, Any] | None) -> Any:
-        """What the application's connect handler has against the socket."""
+    async def _refusal(self, member: Member, auth: Any) -> Any:
+        """What the application's connect handler has against the socket; it judges `auth` of any shape."""
         environ = self.environ[member.session.sid]
         try:
             try:

@@ -75,6 +75,7 @@ class Operations:
         self._metrics = metrics
         self._csp_reports = LastHour()
         self._board = InstanceBoard(redis)
+        self._readings: list[Callable[[], None]] = []
         self._trial_balance: list[KindBalance] = []
         self._trial_balance_at = float("-inf")
         self._stopping = asyncio.Event()
@@ -150,8 +151,14 @@ class Operations:
         self.sample_process()
         await asyncio.gather(self._sample_redis(), self._sample_postgres())
 
+    def read_also(self, reading: Callable[[], None]) -> None:
+        """Somebody else's statistics, to be read into the metrics with this process's own."""
+        self._readings.append(reading)
+
     def sample_process(self) -> None:
-        """Read the gauges that need nobody else's answer."""
+        """Read what needs nobody else's answer."""
+        for reading in self._readings:
+            reading()
         metrics, pool = self._metrics, self._pool
         metrics.tabs.set(self._presence.local_tabs)
         metrics.users.set(self._presence.local_users)

@@ -15,6 +15,7 @@ from playwright.async_api import Browser, async_playwright, expect
 
 from tests.browser.browsing import People, Watch
 from tests.browser.portrait import fake_camera
+from tests.payments.conftest import stripe, stripe_url  # noqa: F401  (fixtures)
 from tests.servers import ROOT, Server, token_of
 
 # Two cores may be shared by a server, its database and several tabs.

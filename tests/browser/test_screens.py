@@ -1,6 +1,7 @@
 """Every screen, light and dark, on a phone and a desktop: pictured, and looked at by axe.
 
-The pictures go to the test's own directory; with SCREENSHOTS=docs/screenshots they become the documentation's.
+The pictures go to the test's own directory; with SCREENSHOTS=docs/screenshots two of each screen become the
+documentation's.
 """
 
 from __future__ import annotations
@@ -11,32 +12,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.browser.browsing import DESKTOP, PHONE, People, in_a_call
 from tests.browser.conftest import Grant
-from tests.servers import ROOT, Launch, Server
+from tests.payments.stripe import Stripe
+from tests.servers import ROOT, Launch, Server, eventually
 
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 
 SIZES = {"desktop": DESKTOP["viewport"], "phone": PHONE["viewport"]}
 COLOURS: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+DOCUMENTED = {("desktop", "light"), ("phone", "dark")}
 
-Look = Callable[[Page, str], Awaitable[None]]
+Look = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
 def look(tmp_path: Path) -> Look:
     """Picture a screen in every size and colour, and have axe look at each."""
-    directory = ROOT / os.environ["SCREENSHOTS"] if os.environ.get("SCREENSHOTS") else tmp_path / "screens"
+    documentation = os.environ.get("SCREENSHOTS")
 
-    async def at(page: Page, screen: str) -> None:
+    async def at(page: Page, screen: str, *, whole: bool = False) -> None:
         for size, viewport in SIZES.items():
             await page.set_viewport_size(viewport)
             for colour in COLOURS:
                 await page.emulate_media(color_scheme=colour, reduced_motion="reduce")
                 name = f"{screen}-{size}-{colour}"
-                await page.screenshot(path=directory / f"{name}.png", animations="disabled")
+                documented = documentation and (size, colour) in DOCUMENTED
+                directory = ROOT / documentation if documented else tmp_path
+                await page.screenshot(path=directory / f"{name}.png", animations="disabled", full_page=whole)
                 found = await findings(page)
                 assert found == [], "{name}: " + "; ".join(found)
 
@@ -54,11 +59,11 @@ async def findings(page: Page) -> list[str]:
     ]
 
 
-async def test_every_screen_is_accessible(launch: Launch, people: People, grant: Grant, look: Look) -> None:
+@pytest.mark.timeout(300)
+async def test_every_screen_of_a_call_is_accessible(launch: Launch, people: People, grant: Grant, look: Look) -> None:
     server = launch(BILLING_PERIOD_SECONDS=60)
     await _company(server, people, grant)
     await grant(server, "Maya Lindqvist", 1250)
-
     stranger = await (await people.stranger(server)).tab()
     await expect(stranger.get_by_label("Your name")).to_be_visible()
     await look(stranger, "sign-in")
@@ -98,8 +103,49 @@ async def test_every_screen_is_accessible(launch: Launch, people: People, grant:
 
     await jonas.get_by_role("button", name="Done").click()
     await jonas.get_by_role("link", name="Earnings").click()
-    await expect(jonas.get_by_test_id("earnings")).to_have_text("8")
+    await expect(jonas.get_by_test_id("earnings")).not_to_have_text("0")
     await look(jonas, "earnings")
+
+
+async def test_every_screen_of_a_purchase_is_accessible(
+    launch: Launch, people: People, look: Look, stripe: Stripe
+) -> None:
+    server = launch(**stripe.settings)
+    await stripe.send_events_to(f"{server.url}/api/v1/webhooks/stripe")
+    maya = await (await people.come(server, "Maya Lindqvist")).home()
+    await maya.get_by_role("button", name="Buy tokens", exact=True).click()
+    await expect(maya.get_by_label("Card number")).to_be_visible()
+    await look(maya, "buy")
+
+    cards = maya.get_by_label("Test card")
+    await cards.select_option(label="Is declined (ends in 0341)")
+    await maya.get_by_role("button", name="Pay $").click()
+    await expect(maya.get_by_role("alert")).to_be_visible()
+    await look(maya, "declined")
+
+    await cards.select_option(label="Asks for authentication (ends in 3155)")
+    await maya.get_by_role("button", name="Pay $").click()
+    await expect(maya.get_by_role("button", name="Yes, authenticate")).to_be_visible()
+    await look(maya, "bank")
+    await maya.get_by_role("button", name="Yes, authenticate").click()
+    await expect(maya.get_by_role("heading", name="1,000 tokens are yours")).to_be_visible(timeout=30_000)
+    await look(maya, "bought")
+
+
+async def test_the_operators_page_is_accessible(launch: Launch, people: People, grant: Grant, look: Look) -> None:
+    server = launch(BILLING_PERIOD_SECONDS=2)
+    await grant(server, "Maya Lindqvist", 1250)
+    root = await (await people.come(server, "root", role="admin")).tab("/ops")
+    maya = await (await people.come(server, "Maya Lindqvist")).home()
+    jonas = await (await people.come(server, "Jonas Weber")).home()
+    await in_a_call(maya, jonas, "Jonas Weber")
+    drawn = root.locator(".chart-line").first
+    await eventually(lambda: _points(drawn, 12), 60)
+    await look(root, "operations", whole=True)
+
+
+async def _points(line: Locator, at_least: int) -> bool:
+    return await line.count() > 0 and len((await line.get_attribute("points") or "").split()) >= at_least
 
 
 async def test_a_call_about_to_run_out_is_accessible(launch: Launch, people: People, grant: Grant, look: Look) -> None:

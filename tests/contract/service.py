@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,7 @@ import aiohttp
 import asyncpg
 
 from ledger.database_url import DatabaseUrl
-from tests.servers import Server, Tab, eventually, token_of
+from tests.servers import ROOT, Server, Tab, eventually, token_of
 
 
 @dataclass
@@ -206,3 +209,16 @@ async def raw_socket(server: Server | Service, user: str | None) -> AsyncIterato
             await raw.say("40" + json.dumps({"token": token_of(user)}))
             await raw.heard("40{")
         yield raw
+
+
+def verified(service: Service) -> None:
+    """The ledger's own check finds nothing wrong."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ledger", "verify"], env=command_env(service.database_url), cwd=ROOT, text=True,
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def command_env(database_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}

@@ -6,16 +6,22 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import asyncpg
 import pytest
 import socketio
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime.adapters.metrics import DIRECTORY, Metrics, forget_process, shared_directory
+from realtime.adapters.tracing import Tracing
+from realtime.adapters.vendor_calls import Traced
 from tests.metering import grant
 from tests.servers import ROOT, Launch, Opens, Server, eventually, token_of
 
@@ -206,3 +212,45 @@ async def test_metrics_are_answered_while_everything_else_is_away(
     await db.execute("ALTER TABLE calls RENAME TO calls_away")
     found = await scraped(http, server)
     assert found["callmeter_db_pool_limit_connections"] == 10
+
+
+async def test_calls_to_vendors_are_measured_by_what_came_of_them() -> None:
+    class Vendor:
+        name = "not a call"
+
+        async def charge(self, cents: int) -> int:
+            if cents < 0:
+                raise ValueError
+            return cents
+
+    exporter = InMemorySpanExporter()
+    metrics = Metrics()
+    vendor = Traced("vendor", Vendor(), Tracing.to(SimpleSpanProcessor(exporter), instance_id="here"), metrics)
+    assert await vendor.charge(5) == 5
+    with pytest.raises(ValueError):  # noqa: PT011
+        await vendor.charge(-1)
+    assert vendor.name == "not a call"
+    found = samples_of(metrics.text()[0].decode())
+    name = "callmeter_vendor_request_duration_seconds_count{operation=charge,outcome=%s,vendor=vendor}"
+    assert found[name % "ok"] == found[name % "ValueError"] == 1
+    assert [span.name for span in exporter.get_finished_spans()] == ["vendor charge", "vendor charge"]
+    assert not exporter.get_finished_spans()[1].status.is_ok
+
+
+def test_what_the_fan_out_counts_is_read_as_it_grows() -> None:
+    stats = SimpleNamespace(
+        messages_out=5, bytes_out=50, messages_in=1, bytes_in=10, redis_published=2, redis_received=2, redis_lost=0,
+        gaps=0, upgrades=1, drops=Counter(slow=1), sockets=3, polling_sockets=1, connections=4, send_queue_bytes=0,
+        redis_lag_s=0.002,
+    )  # fmt: skip
+    metrics = Metrics()
+    metrics.fanout(stats)
+    stats.messages_out, stats.drops, stats.redis_lag_s = 7, Counter(slow=1, message_rate=2), None
+    metrics.fanout(stats)
+    metrics.fanout(stats)
+    found = samples_of(metrics.text()[0].decode())
+    assert found["callmeter_fanout_packets_total{direction=out}"] == 7
+    assert found["callmeter_fanout_drops_total{limit=slow}"] == 1
+    assert found["callmeter_fanout_drops_total{limit=message_rate}"] == 2
+    assert found["callmeter_fanout_sockets{transport=websocket}"] == 2
+    assert found["callmeter_fanout_delivery_lag_seconds"] == 0.002, "the last that was known"

@@ -68,7 +68,7 @@ async def test_the_config_says_what_a_page_needs(server: Server, http: aiohttp.C
         "agoraConfigured": True,
         "agoraAppId": "970CA35de60c44645bbae8a215061b33",
         "stripePublishableKey": None,
-        "stripeApiBase": None,
+        "stripeApiBase": "http://127.0.0.1:9",
         "tokensPerUsd": 100,
         "periodSeconds": 60,
         "devLogin": True,
@@ -227,6 +227,17 @@ async def test_a_session_ends_with_its_token(server: Server, http: aiohttp.Clien
         return (await browser.ask("GET", "/api/v1/me")).status == 401
 
     await eventually(over)
+
+
+async def test_a_token_that_holds_for_thousands_of_years_makes_a_session_that_does(
+    server: Server, http: aiohttp.ClientSession, sockets: list[socketio.AsyncClient]
+) -> None:
+    browser = Browser(http, server)
+    session = await browser.sign_in("ann", exp=10**14)
+    assert session["expiresAt"] == "9999-12-31T23:59:59.000Z"
+    sockets.append(client := await browser.open_socket())
+    renewed = await client.call("auth:renew", {"token": token_of("ann", exp=10**14)}, timeout=5)
+    assert renewed == {"ok": True, "expiresAt": session["expiresAt"]}
 
 
 async def test_a_socket_opens_with_the_cookie(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -9,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,7 +31,7 @@ from realtime.fanout import FanoutServer, serve
 from realtime.main import build_http
 from realtime.services.sessions import Sessions
 from tests.metering import grant
-from tests.servers import JWT_SECRET, Opens, eventually, free_port, token_of
+from tests.servers import JWT_SECRET, Launch, Opens, eventually, free_port, token_of
 
 
 @dataclass
@@ -43,8 +48,9 @@ async def here(database_url: str, redis_url: str) -> AsyncIterator[Here]:
     exporter = InMemorySpanExporter()
     tracing = Tracing.to(SimpleSpanProcessor(exporter), instance_id="here")
     settings = Settings(
-        _env_file=None, database_url=database_url, redis_url=redis_url, jwt_secret=JWT_SECRET, port=free_port()
-    )
+        _env_file=None, database_url=database_url, redis_url=redis_url, jwt_secret=JWT_SECRET, port=free_port(),
+        stripe_secret_key="sk_test_nobody", stripe_api_base="http://127.0.0.1:9",
+    )  # fmt: skip
     async with _serving(settings, Observers(Metrics(), tracing)) as pool:
         yield Here(f"http://127.0.0.1:{settings.port}", lambda: list(exporter.get_finished_spans()), pool)
     tracing.shutdown()
@@ -158,3 +164,58 @@ def test_lines_written_within_a_span_carry_its_ids() -> None:
 )
 def test_a_statement_is_named_by_its_keyword_and_the_comment_above_it(query: str, keyword: str, summary: str) -> None:
     assert described(query) == (keyword, summary)
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """What an OTLP collector is sent."""
+    received: list[bytes] = []
+
+    async def take(request: web.Request) -> web.Response:
+        assert request.content_type == "application/x-protobuf"
+        body = await request.read()
+        received.append(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
+        return web.Response(body=b"", content_type="application/x-protobuf")
+
+    app = web.Application()
+    app.router.add_post("/v1/traces", take)
+    async with TestServer(app) as running:
+        yield str(running.make_url("")).rstrip("/"), received
+
+
+async def test_a_process_sends_its_spans_to_the_collector_it_is_told(
+    launch: Launch, http: aiohttp.ClientSession, collector: tuple[str, list[bytes]]
+) -> None:
+    endpoint, received = collector
+    server = launch(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    answer = await http.get(f"{server.url}/api/v1/me", headers={"Authorization": f"Bearer {token_of('ann')}"})
+    assert answer.status == 200
+    assert await asyncio.to_thread(server.stop) == 0
+    sent = b"".join(received)
+    assert b"GET /api/v1/me" in sent
+    assert b"user_rates" in sent
+
+
+async def test_a_collector_that_is_away_keeps_nothing_from_starting_answering_or_stopping(
+    launch: Launch, http: aiohttp.ClientSession
+) -> None:
+    server = launch(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    assert (await http.get(f"{server.url}/ready")).status == 200
+    assert await asyncio.to_thread(server.stop) == 0
+
+
+async def test_errors_logged_within_a_request_name_its_trace(
+    launch: Launch, http: aiohttp.ClientSession, db: asyncpg.Connection, collector: tuple[str, list[bytes]]
+) -> None:
+    server = launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector[0])
+    await db.execute("ALTER TABLE user_rates RENAME TO user_rates_away")
+    headers = {
+        "Authorization": f"Bearer {token_of('ann')}",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    assert (await http.get(f"{server.url}/api/v1/me", headers=headers)).status == 500
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    failed = [line for line in lines if line["event"] in {"a request failed", "request"}]
+    assert {line["trace_id"] for line in failed} == {"0af7651916cd43dd8448eb211c80319c"}
+    assert {line["user_id"] for line in failed} == {"ann"}
+    assert headers["Authorization"][7:] not in server.log.read_text(), "a traceback shows no values of variables"

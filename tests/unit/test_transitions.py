@@ -3,13 +3,14 @@
 import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from realtime.domain import errors
 from realtime.domain.call import Call, Effect, Role, Terms, decide, end_event_for, settlement
-from realtime.domain.transitions import TRANSITIONS, EndReason, Event, Status
+from realtime.domain.transitions import TRANSITIONS, EndReason, Event, Status, diagram
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 TERMS = Terms(rate_tokens_per_period=10, fee_percent=20, period_s=60, grace_s=10, refund_unused_seconds=False)
@@ -130,3 +131,8 @@ def test_end_while_ringing_is_the_callers_cancel_and_the_callees_decline() -> No
 def test_a_strangers_call_is_one_that_is_not_there() -> None:
     with pytest.raises(errors.NotFound):
         a_call().role_of("eve")
+
+
+def test_the_diagram_in_the_documentation_is_the_table() -> None:
+    architecture = Path(__file__).parents[2] / "docs" / "architecture.md"
+    assert diagram() in architecture.read_text()

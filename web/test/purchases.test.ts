@@ -8,7 +8,7 @@ const succeeded: Scripted = {
 };
 const needsAction: Scripted = {
   status: 202,
-  body: { purchaseId: "p1", status: "requires_action", clientSecret: "pi_1_secret_x" },
+  body: { purchaseId: "p1", status: "requires_action", tokens: 1000, clientSecret: "pi_1_secret_x" },
 };
 const purchaseIs = (status: string): Scripted => ({ status: 200, body: { purchaseId: "p1", status, tokens: 1000 } });
 
@@ -40,7 +40,7 @@ describe("buying tokens", () => {
     const clicks = tools();
     const [first, second] = await Promise.all([service.buy(1000, clicks), service.buy(1000, clicks)]);
     expect(first).toEqual(second);
-    expect(first).toMatchObject({ kind: "succeeded", purchase: { tokens: 1000 } });
+    expect(first).toMatchObject({ kind: "succeeded", tokens: 1000 });
     expect(clicks.createPaymentMethod).toHaveBeenCalledOnce();
     expect(server.sent).toHaveLength(1);
     expect(service.pending()).toBeUndefined();
@@ -112,6 +112,20 @@ describe("buying tokens", () => {
     const open = purchaseIs("requires_action");
     const { service } = shop(needsAction, open, open, open, open);
     expect(await service.buy(1000, tools())).toEqual({ kind: "processing" });
+  });
+
+  test("a decline that the bank tells later is told too", async () => {
+    const { service } = shop(needsAction, purchaseIs("requires_action"), purchaseIs("failed"));
+    expect(await service.buy(1000, tools())).toMatchObject({ kind: "declined" });
+    expect(service.pending()).toBeUndefined();
+  });
+
+  test("one that the bank works on is watched without asking the cardholder", async () => {
+    const processing: Scripted = { status: 202, body: { purchaseId: "p1", status: "processing", tokens: 1000 } };
+    const { service } = shop(processing, purchaseIs("processing"), purchaseIs("succeeded"));
+    const bank = tools();
+    expect(await service.buy(1000, bank)).toMatchObject({ kind: "succeeded" });
+    expect(bank.authenticate).not.toHaveBeenCalled();
   });
 
   test("429 says how long to wait", async () => {

@@ -5,16 +5,16 @@
  * answer, a 3-D Secure step in between included. `pending` finds one that a reload interrupted, and `resume` finishes it
  * with the key it began with.
  */
-import { ApiError, type ApiService } from "./api";
+import { ApiError, type Answer, type ApiService } from "./api";
 import { deliver, mayStillHappen, type Delivery, type Intent, type IntentStore } from "./intents";
-import type { Purchase, PurchaseRequest } from "./wire";
+import type { Purchase, Purchased, PurchaseRequest } from "./wire";
 
 const scope = "purchase";
 
 export type PurchaseStep = "preparing" | "charging" | "authenticating" | "confirming";
 
 export type PurchaseOutcome =
-  | { kind: "succeeded"; purchase: Purchase }
+  | { kind: "succeeded"; tokens: number }
   /** The bank said no; another card may do. */
   | { kind: "declined"; message: string }
   /** The cardholder did not authenticate. */
@@ -79,46 +79,41 @@ export class PurchaseService {
   async #finish(tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
     try {
       tools.onStep?.("charging");
-      const { body: answer } = await deliver<PurchaseRequest, { body: Purchase }>(
+      const { body: answer } = await deliver<PurchaseRequest, Answer<Purchased>>(
         this.intents,
         scope,
         ({ body, key }) => this.api.purchaseTokens(body, key),
         this.timing,
       );
       this.intents.note(scope, { reference: answer.purchaseId });
-      // A replayed answer tells what was true when it was first given; the purchase itself tells what is.
-      const purchase = answer.status === "requires_action" ? await this.#latest(answer) : answer;
-      return await this.#conclude(purchase, tools);
+      if (answer.status === "succeeded") return this.#settled({ kind: "succeeded", tokens: answer.tokens });
+      return await this.#conclude(answer, tools);
     } catch (error) {
       return outcomeOf(error);
     }
   }
 
-  async #conclude(purchase: Purchase, tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
-    if (purchase.status === "requires_action" && purchase.clientSecret) {
+  /** A replayed answer tells what was true when it was first given; the purchase itself tells what is. */
+  async #conclude(answer: Purchased, tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
+    const purchase = await this.api.purchase(answer.purchaseId);
+    if (isFinished(purchase)) return this.#settled(outcomeOfPurchase(purchase));
+    if (purchase.status === "requires_action" && answer.clientSecret) {
       tools.onStep?.("authenticating");
-      if (!(await tools.authenticate(purchase.clientSecret))) return this.#settled({ kind: "not_authenticated" });
-      tools.onStep?.("confirming");
-      return this.#confirmed(purchase);
+      if (!(await tools.authenticate(answer.clientSecret))) return this.#settled({ kind: "not_authenticated" });
     }
-    return this.#settled(outcomeOfPurchase(purchase));
+    tools.onStep?.("confirming");
+    return this.#confirmed(answer.purchaseId);
   }
 
   /** The bank has it; our server learns of it by webhook, within seconds. */
-  async #confirmed(purchase: Purchase): Promise<PurchaseOutcome> {
+  async #confirmed(purchaseId: string): Promise<PurchaseOutcome> {
     const { confirmDelaysMs = [500, 1000, 1000, 2000, 2000, 3000, 5000, 5000], sleep = pause } = this.timing;
     for (const delay of confirmDelaysMs) {
       await sleep(delay);
-      const outcome = outcomeOfPurchase(await this.#latest(purchase));
-      if (outcome.kind !== "processing") return this.#settled(outcome);
+      const purchase = await this.api.purchase(purchaseId);
+      if (isFinished(purchase)) return this.#settled(outcomeOfPurchase(purchase));
     }
     return this.#settled({ kind: "processing" });
-  }
-
-  async #latest(purchase: Purchase): Promise<Purchase> {
-    if (!purchase.purchaseId) return purchase;
-    const now = await this.api.purchase(purchase.purchaseId);
-    return { ...now, clientSecret: now.clientSecret ?? purchase.clientSecret ?? null };
   }
 
   #settled(outcome: PurchaseOutcome): PurchaseOutcome {
@@ -127,19 +122,14 @@ export class PurchaseService {
   }
 }
 
-function outcomeOfPurchase(purchase: Purchase): PurchaseOutcome {
-  switch (purchase.status) {
-    case "succeeded":
-      return { kind: "succeeded", purchase };
-    case "failed":
-    case "declined":
-      return { kind: "declined", message: "The bank declined the payment." };
-    case "canceled":
-    case "cancelled":
-      return { kind: "refused", message: "The payment was cancelled." };
-    default:
-      return { kind: "processing" };
-  }
+function isFinished(purchase: Purchase): boolean {
+  return purchase.status === "succeeded" || purchase.status === "failed";
+}
+
+function outcomeOfPurchase({ status, tokens }: Purchase): PurchaseOutcome {
+  return status === "succeeded"
+    ? { kind: "succeeded", tokens }
+    : { kind: "declined", message: "The bank declined the payment." };
 }
 
 function outcomeOf(error: unknown): PurchaseOutcome {

@@ -58,8 +58,9 @@ export class CallSocket {
     this.#socket.on("disconnect", (reason) => {
       if (reason !== "io client disconnect") this.#lost();
     });
-    // The server tells before a login runs out; a page with tokens of its own answers with a fresh one.
-    this.#socket.on("auth:expiring", () => void this.#renew());
+    // Told once the login behind this socket has run out: a page with tokens of its own answers with a fresh one, and
+    // a session's socket is dropped after a grace, then opened again if the session was renewed meanwhile.
+    this.on("auth:expired", () => void this.#renew().catch(() => undefined));
   }
 
   /** This tab's name on the server, as in `answeredBy`. */
@@ -122,6 +123,6 @@ export class CallSocket {
 
   async #renew(): Promise<void> {
     const token = await this.#options.token?.();
-    if (token !== undefined) this.#socket.emit("auth:renew", { token });
+    if (token !== undefined) await this.command("auth:renew", { token });
   }
 }

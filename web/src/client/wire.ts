@@ -1,7 +1,7 @@
 /** What travels between this client and the server, generated from the server's documents, under shorter names. */
 import type { components as Http } from "./generated/http";
 import type { components as Socket } from "./generated/socket";
-import type { Commands as DocumentedCommands, Events as DocumentedEvents } from "./generated/socket";
+export type { Commands, Events } from "./generated/socket";
 
 type HttpSchemas = Http["schemas"];
 type SocketSchemas = Socket["schemas"];
@@ -15,47 +15,17 @@ export type Transaction = HttpSchemas["Transaction"];
 export type Me = HttpSchemas["Me"];
 export type PublicConfig = HttpSchemas["ClientConfig"];
 export type Session = HttpSchemas["SessionState"];
+export type OnlineUser = HttpSchemas["OnlineUser"];
+export type OnlineUsers = HttpSchemas["OnlineUsers"];
+export type OpsOverview = HttpSchemas["OpsOverview"];
+export type PurchaseRequest = HttpSchemas["PurchaseTokens"];
+/** What buying answers at once. */
+export type Purchased = HttpSchemas["Purchased"];
+/** How a purchase stands. */
+export type Purchase = HttpSchemas["PurchaseAnswer"];
 export type Refused = SocketSchemas["Refused"];
+
 export interface Page<T> {
   items: T[];
   nextCursor: string | null;
 }
-export interface OnlineUser {
-  userId: string;
-  ratePerPeriod: number;
-  inCall: boolean;
-}
-export interface OnlineUsers {
-  users: OnlineUser[];
-  queryKey: string[];
-}
-export interface PurchaseRequest {
-  amountInCents: number;
-  paymentMethodId: string;
-}
-export interface Purchase {
-  purchaseId: string;
-  status: "succeeded" | "requires_action" | "processing" | "failed" | (string & {});
-  tokens?: number;
-  balance?: number;
-  version?: number;
-  clientSecret?: string | null;
-}
-export interface OpsOverview {
-  at: string;
-  instances: { id: string; tabs: number; users: number }[];
-  calls: { ringing: number; active: number };
-  meter: { debitsPerSecond: number; dueLagSeconds: number };
-  trialBalance: { kind: string; unit: string; balance: number }[];
-  purchases: { pending: number };
-  jobs: { failed: number };
-  cspReports: { lastHour: number };
-}
-
-/** Client to server: payload and acknowledgement. */
-export type Commands = DocumentedCommands & {
-  "ops:watch": { payload: Record<string, never>; answer: { ok: true } };
-};
-
-/** Server to client. */
-export type Events = DocumentedEvents & { "ops:update": OpsOverview };

@@ -55,8 +55,8 @@ export function BuyTokens({ children }: { children: ReactNode }) {
 }
 
 const presetsCents = [500, 1_000, 2_000, 5_000];
-const leastCents = 100;
-const mostCents = 100_000;
+const leastCents = 50;
+const mostCents = 1_000_000;
 
 const steps: Record<PurchaseStep, string> = {
   preparing: "Checking your card…",
@@ -293,14 +293,13 @@ function CardStage(props: {
 }
 
 function Bought(props: { outcome: Extract<PurchaseOutcome, { kind: "succeeded" }>; onClose: () => void }) {
-  const { tokens: bought } = props.outcome.purchase;
   const { data } = useTokenBalance();
   return (
     <div className="outcome" role="status">
       <span className="outcome-mark good">
         <Check size={28} aria-hidden="true" />
       </span>
-      <h3>{bought === undefined ? "Payment received" : `${count(bought)} tokens are yours`}</h3>
+      <h3>{count(props.outcome.tokens)} tokens are yours</h3>
       {data && <p className="quiet">Your balance is {count(data.balance)} tokens.</p>}
       <button type="button" className="button primary wide" onClick={props.onClose} autoFocus data-first-focus>
         Done

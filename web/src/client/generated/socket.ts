@@ -4,6 +4,10 @@ export type paths = Record<string, never>;
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        Acknowledged: {
+            /** @constant */
+            ok: true;
+        };
         /** @description One side's way into the call's channel. */
         AgoraAccess: {
             appId: string;
@@ -16,6 +20,9 @@ export interface components {
             agora: components["schemas"]["AgoraAccess"];
             /** @constant */
             ok: true;
+        };
+        AuthExpired: {
+            graceSeconds: number;
         };
         BalanceAcknowledged: {
             balance: number;
@@ -72,24 +79,63 @@ export interface components {
             agora: components["schemas"]["AgoraAccess"];
             callId: string;
         };
+        Failed: {
+            failed: number;
+        };
         InCallAcknowledged: {
             agora: components["schemas"]["AgoraAccess"];
             call: components["schemas"]["CallAnswer"];
             /** @constant */
             ok: true;
         };
+        Instance: {
+            id: string;
+            tabs: number;
+            users: number;
+        };
         Invalidated: {
             queryKeys: string[][];
+        };
+        /** @description What all accounts of a kind hold, on their normal side. */
+        KindBalance: {
+            balance: number;
+            kind: string;
+            /** @enum {string} */
+            unit: "TOKEN" | "USD_CENT";
+        };
+        LastHour: {
+            lastHour: number;
+        };
+        LiveCalls: {
+            active: number;
+            ringing: number;
+        };
+        MeterState: {
+            debitsPerSecond: number;
+            dueLagSeconds: number;
         };
         Nothing: Record<string, never>;
         OfCall: {
             /** Format: uuid */
             callId: string;
         };
+        OpsOverview: {
+            at: string;
+            calls: components["schemas"]["LiveCalls"];
+            cspReports: components["schemas"]["LastHour"];
+            instances: components["schemas"]["Instance"][];
+            jobs: components["schemas"]["Failed"];
+            meter: components["schemas"]["MeterState"];
+            purchases: components["schemas"]["Pending"];
+            trialBalance: components["schemas"]["KindBalance"][];
+        };
+        Pending: {
+            pending: number;
+        };
         Refused: {
             error: {
                 /** @enum {string} */
-                code: "busy" | "call_already_answered" | "call_ended" | "callee_unavailable" | "forbidden" | "insufficient_funds" | "invalid_payload" | "limiter_unavailable" | "not_found" | "origin_not_allowed" | "rate_limited" | "self_call" | "unauthenticated" | "unavailable";
+                code: "busy" | "call_already_answered" | "call_ended" | "callee_unavailable" | "forbidden" | "insufficient_funds" | "invalid_payload" | "limiter_unavailable" | "not_found" | "origin_not_allowed" | "payment_declined" | "payment_method_invalid" | "payments_unavailable" | "purchase_not_refundable" | "rate_limited" | "refund_refused" | "self_call" | "signature_invalid" | "unauthenticated" | "unavailable";
                 message: string;
                 /** @description Seconds, with `rate_limited`. */
                 retryAfter?: number;
@@ -130,9 +176,12 @@ export interface Commands {
     "call:join": { payload: Schemas["OfCall"]; answer: Schemas["InCallAcknowledged"] };
     "call:renew": { payload: Schemas["OfCall"]; answer: Schemas["AgoraAcknowledged"] };
     "call:start": { payload: Schemas["StartCall"]; answer: Schemas["CallAcknowledged"] };
+    "ops:unwatch": { payload: Schemas["Nothing"]; answer: Schemas["Acknowledged"] };
+    "ops:watch": { payload: Schemas["Nothing"]; answer: Schemas["Acknowledged"] };
 }
 /** Server to client. */
 export interface Events {
+    "auth:expired": Schemas["AuthExpired"];
     "balance:low": Schemas["BalanceLow"];
     "balance:update": Schemas["BalanceUpdate"];
     "call:accepted": Schemas["CallAccepted"];
@@ -140,5 +189,6 @@ export interface Events {
     "call:incoming": Schemas["CallPush"];
     "call:token": Schemas["CallToken"];
     "earnings:update": Schemas["BalanceUpdate"];
+    "ops:update": Schemas["OpsOverview"];
     "query:invalidate": Schemas["Invalidated"];
 }

@@ -179,6 +179,7 @@ export function useOps(keep = 150): OpsHistory {
     if (socket.connection.get() === "online") watch();
     return () => {
       for (const stop of stops) stop();
+      if (socket.connection.get() === "online") void socket.command("ops:unwatch", {}).catch(() => undefined);
     };
   }, [socket, keep]);
 

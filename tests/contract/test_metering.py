@@ -1,0 +1,288 @@
+"""Section 6: what a call costs, when it is paid, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import struct
+import zlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.contract.service import Browser, Pair, Pairs, Serve, Service, sql, told_of, verified
+from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID, Opens, Tab, eventually
+
+PERIOD_S, GRACE_S = 1, 4
+
+
+@pytest.fixture(scope="module")
+def service(serve: Serve) -> Iterator[Service]:
+    with serve(
+        instances=2,
+        BILLING_PERIOD_SECONDS=PERIOD_S,
+        CALL_GRACE_SECONDS=GRACE_S,
+        RING_TIMEOUT_SECONDS=2,
+        RECONNECT_GRACE_SECONDS=3,
+        RATE_LIMIT_TRUST_LEVELS='{"basic":100,"verified":100,"trusted":100,"vip":100}',
+    ) as service:
+        yield service
+        verified(service)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+async def ended(tab: Tab, call_id: str, timeout_s: float = 15) -> dict[str, Any]:
+    [call] = await eventually(lambda: told_of(tab, "call:ended", call_id), timeout_s)
+    return call
+
+
+async def keys_of(service: Service, call_id: str) -> list[str]:
+    async with sql(service) as db:
+        rows = await db.fetch(
+            "SELECT idempotency_key FROM journals WHERE type = 'call_debit' AND idempotency_key LIKE $1",
+            f"call:{call_id}:%",
+        )
+    return sorted((row[0] for row in rows), key=lambda key: int(key.rsplit(":", 1)[1]))
+
+
+# Tokens
+
+
+class Token007:
+    """An AccessToken2 taken apart by its published layout."""
+
+    def __init__(self, token: str) -> None:
+        assert token.startswith("007")
+        self._rest = zlib.decompress(base64.b64decode(token[3:]))
+        signature = self._text()
+        body = self._rest
+        self.app_id = self._text().decode()
+        self.issued_at, self.lifetime_s, salt, services = self._unpack("<IIIH")
+        assert services == 1
+        kind, privileges = self._unpack("<HH")
+        assert kind == 1, "the service is RTC"
+        self.privileges = dict(self._unpack("<HI") for _ in range(privileges))
+        self.channel, self.uid = self._text().decode(), self._text().decode()
+        assert self._rest == b""
+        by_time = hmac.digest(struct.pack("<I", self.issued_at), AGORA_APP_CERTIFICATE.encode(), hashlib.sha256)
+        key = hmac.digest(struct.pack("<I", salt), by_time, hashlib.sha256)
+        assert hmac.compare_digest(signature, hmac.digest(key, body, hashlib.sha256))
+
+    def _unpack(self, layout: str) -> Any:
+        size = struct.calcsize(layout)
+        head, self._rest = self._rest[:size], self._rest[size:]
+        return struct.unpack(layout, head)
+
+    def _text(self) -> bytes:
+        (length,) = self._unpack("<H")
+        head, self._rest = self._rest[:length], self._rest[length:]
+        return head
+
+
+def expires_a_grace_after(paid_through: str, agora: dict[str, Any]) -> None:
+    end = (at(paid_through) + timedelta(seconds=GRACE_S)).timestamp()
+    token = Token007(agora["token"])
+    assert (token.app_id, token.channel, token.uid) == (AGORA_APP_ID, agora["channel"], str(agora["uid"]))
+    assert 1 in token.privileges, "to join"
+    for lifetime_s in (token.lifetime_s, *token.privileges.values()):
+        assert abs(token.issued_at + lifetime_s - end) <= 1, "whole seconds are all the format has"
+    assert abs(at(agora["expiresAt"]).timestamp() - end) <= 1
+
+
+async def test_the_video_token_of_each_side_expires_a_grace_after_what_is_paid_in_each_period(
+    service: Service, pair: Pairs, browser: Browser
+) -> None:
+    two = await pair(service, on=service.servers[1])
+    accepted = await two.talk()
+    call_id = accepted["call"]["id"]
+    expires_a_grace_after(accepted["call"]["paidThrough"], accepted["agora"])
+    joined = await two.caller.ask("call:join", {"callId": call_id})
+    expires_a_grace_after(joined["call"]["paidThrough"], joined["agora"])
+    for tab in (two.caller, two.callee):
+        await eventually(lambda tab=tab: len(tab.told("call:token")) >= 3)
+        first_paid = at(accepted["call"]["paidThrough"])
+        pushes = tab.told("call:token")
+        assert all(push["callId"] == call_id for push in pushes)
+        for number, push in enumerate(pushes[:3], 1 + (tab is two.caller and joined["call"]["periodsBilled"] - 1)):
+            paid = first_paid + timedelta(seconds=number * PERIOD_S)
+            expires_a_grace_after(paid.isoformat(), push["agora"])
+    renewed = await two.callee.ask("call:renew", {"callId": call_id})
+    call = (await browser.get(service, f"/api/v1/calls/{call_id}", user=two.callee.user)).json["call"]
+    late = abs(at(renewed["agora"]["expiresAt"]) - at(call["paidThrough"])).total_seconds() - GRACE_S
+    assert abs(late) <= PERIOD_S + 1, "a period may have been paid between the two"
+    await two.caller.ask("call:end", {"callId": call_id})
+
+
+async def test_only_the_tabs_in_the_call_get_its_tokens(service: Service, pair: Pairs, open_tab: Opens) -> None:
+    two = await pair(service)
+    onlooker = await open_tab(service.servers[1], two.caller.user)
+    call_id = (await two.talk())["call"]["id"]
+    await two.caller.ask("call:join", {"callId": call_id})
+    await eventually(lambda: len(two.caller.told("call:token")) >= 2 and len(two.callee.told("call:token")) >= 2)
+    assert not onlooker.told("call:token")
+    await onlooker.ask("call:join", {"callId": call_id})
+    await eventually(lambda: onlooker.told("call:token"))
+    await two.caller.ask("call:end", {"callId": call_id})
+    caller_uid = {push["agora"]["uid"] for push in two.caller.told("call:token") + onlooker.told("call:token")}
+    callee_uid = {push["agora"]["uid"] for push in two.callee.told("call:token")}
+    assert (len(caller_uid), len(callee_uid), caller_uid & callee_uid) == (1, 1, set())
+
+
+# Paying
+
+
+async def test_each_period_is_debited_once_by_its_key_while_two_instances_meter(service: Service, pair: Pairs) -> None:
+    pairs = await asyncio.gather(*(pair(service, on=service.servers[1]) for _ in range(5)))
+    calls = [(await two.talk())["call"]["id"] for two in pairs]
+    for two, call_id in zip(pairs, calls, strict=True):
+        await eventually(lambda two=two: len(two.caller.told("balance:update")) >= 5)
+        call = (await two.caller.ask("call:end", {"callId": call_id}))["call"]
+        billed = call["periodsBilled"]
+        assert await keys_of(service, call_id) == [f"call:{call_id}:{period}" for period in range(1, billed + 1)]
+        assert call["tokensSpent"] == 10 * billed
+        assert at(call["paidThrough"]) - at(call["startedAt"]) == timedelta(seconds=billed * PERIOD_S)
+        assert at(call["endedAt"]) <= at(call["paidThrough"]), "no period was begun after the end"
+        updates = two.caller.told("balance:update")
+        await eventually(lambda two=two, billed=billed: len(two.caller.told("balance:update")) == billed + 1)
+        assert [update["version"] for update in updates] == list(range(1, billed + 2))
+
+
+async def test_a_call_that_cannot_pay_its_next_period_ends_at_the_end_of_the_paid_one(
+    service: Service, pair: Pairs, browser: Browser
+) -> None:
+    two = await pair(service, tokens=25)
+    call_id = (await two.talk())["call"]["id"]
+    call = await ended(two.callee, call_id)
+    assert (call["endReason"], call["periodsBilled"], call["tokensSpent"]) == ("insufficient_funds", 2, 20)
+    assert call["endedAt"] == call["paidThrough"]
+    assert await browser.balance(service, two.caller.user) == 5
+    assert (await ended(two.caller, call_id)) == call
+    # Low when under two periods are left: after the first debit 15 are left, 5 after the second.
+    lows = two.caller.told("balance:low")
+    assert lows == [
+        {"balance": 15, "periodsLeft": 1, "callId": call_id}, {"balance": 5, "periodsLeft": 0, "callId": call_id},
+    ]  # fmt: skip
+    assert not two.callee.told("balance:low")
+    for event in ("renew", "join"):
+        assert (await two.callee.ask(f"call:{event}", {"callId": call_id}))["error"]["code"] == "call_ended"
+
+
+async def test_topping_up_in_the_last_period_keeps_the_call_going(
+    service: Service, pair: Pairs, browser: Browser
+) -> None:
+    two = await pair(service, tokens=10)
+    call_id = (await two.talk())["call"]["id"]
+    await eventually(lambda: two.caller.told("balance:low"))
+    await browser.grant(service, two.caller.user, 20)
+    call = await ended(two.caller, call_id)
+    assert (call["endReason"], call["periodsBilled"]) == ("insufficient_funds", 3)
+    assert await browser.balance(service, two.caller.user) == 0
+
+
+async def test_a_debit_is_split_between_callee_and_platform_without_losing_a_token(
+    service: Service, pair: Pairs, browser: Browser
+) -> None:
+    for rate in (1, 2, 3, 7, 33, 101):
+        two = await pair(service, tokens=rate)
+        await browser.put(service, "/api/v1/me/rate", user=two.callee.user, json={"tokensPerPeriod": rate})
+        call_id = (await two.talk())["call"]["id"]
+        await two.caller.ask("call:end", {"callId": call_id})
+        async with sql(service) as db:
+            legs = await db.fetch(
+                """SELECT a.type::text, a.owner_id, e.amount FROM entries e
+                JOIN journals j ON j.id = e.journal_id JOIN accounts a ON a.id = e.account_id
+                WHERE j.idempotency_key = $1""",
+                f"call:{call_id}:1",
+            )
+        amounts = {(leg["type"], leg["owner_id"]): leg["amount"] for leg in legs}
+        assert sum(amounts.values()) == 0
+        assert amounts["liability", two.caller.user] == rate
+        fee = -sum(leg["amount"] for leg in legs if leg["type"] == "revenue")
+        assert abs(Decimal(fee) - Decimal(rate) * 20 / 100) < 1
+        assert -amounts.get(("liability", two.callee.user), 0) == rate - fee
+
+
+# Ringing and leaving
+
+
+async def test_a_call_nobody_answers_is_missed_and_costs_nothing(
+    service: Service, pair: Pairs, browser: Browser
+) -> None:
+    two = await pair(service)
+    call_id = (await two.ring())["id"]
+    for tab in (two.caller, two.callee):
+        call = await ended(tab, call_id)
+        assert (call["status"], call["endReason"], call["periodsBilled"]) == ("ended", "missed", 0)
+    assert (await two.callee.ask("call:accept", {"callId": call_id}))["error"]["code"] == "call_ended"
+    assert await browser.balance(service, two.caller.user) == 1000
+    call_id = (await two.ring("r-2"))["id"]
+    assert call_id, "both are free for another call"
+    await two.caller.ask("call:cancel", {"callId": call_id})
+
+
+@pytest.mark.parametrize("leaves", ["caller", "callee"])
+async def test_a_call_ends_when_one_side_has_no_tab_for_the_grace_and_is_not_paid_for_longer(
+    service: Service, pair: Pairs, browser: Browser, leaves: str
+) -> None:
+    two = await pair(service, on=service.servers[1])
+    call_id = (await two.talk())["call"]["id"]
+    leaver, stays = (two.caller, two.callee) if leaves == "caller" else (two.callee, two.caller)
+    await leaver.close()
+    call = await ended(stays, call_id)
+    assert call["endReason"] == "disconnected"
+    billed = call["periodsBilled"]
+    assert await browser.balance(service, two.caller.user) == 1000 - 10 * billed
+    assert at(call["endedAt"]) <= at(call["paidThrough"])
+    assert len(await keys_of(service, call_id)) == billed
+
+
+async def test_a_side_that_comes_back_within_the_grace_goes_on(service: Service, pair: Pairs, open_tab: Opens) -> None:
+    two = await pair(service)
+    call_id = (await two.talk())["call"]["id"]
+    for server in (service.servers[1], service.servers[0], service.servers[1]):
+        for side in ("caller", "callee"):
+            tab = getattr(two, side)
+            await tab.close()
+            back = await open_tab(server, tab.user)
+            await eventually(lambda back=back: told_of(back, "call:accepted", call_id))
+            joined = await back.ask("call:join", {"callId": call_id})
+            assert joined["ok"], joined
+            setattr(two, side, back)
+    # Longer than the grace since the first of them left:
+    await eventually(lambda: len(two.caller.told("balance:update")) >= 6)
+    assert not two.caller.told("call:ended")
+    assert (await two.caller.ask("call:end", {"callId": call_id}))["call"]["endReason"] == "hangup"
+
+
+async def test_a_side_with_another_tab_open_is_not_away(service: Service, pair: Pairs, open_tab: Opens) -> None:
+    two = await pair(service)
+    elsewhere = await open_tab(service.servers[1], two.caller.user)
+    call_id = (await two.talk())["call"]["id"]
+    await two.caller.close()
+    await eventually(lambda: len(elsewhere.told("balance:update")) >= 6)
+    assert not elsewhere.told("call:ended")
+    await elsewhere.ask("call:end", {"callId": call_id})
+
+
+async def test_a_call_ended_by_http_is_metered_no_longer(service: Service, pair: Pairs, browser: Browser) -> None:
+    two = await pair(service)
+    call_id = (await two.talk())["call"]["id"]
+    await eventually(lambda: len(two.caller.told("balance:update")) >= 3)
+    answer = await browser.post(service.servers[1], f"/api/v1/calls/{call_id}/end", user=two.callee.user)
+    call = answer.json["call"]
+    assert await ended(two.caller, call_id) == call
+    # Another call of the same two is paid for two more periods; the first is not.
+    again = Pair(two.caller, two.callee)
+    other_id = (await again.answer((await again.ring("r-2"))["id"]))["call"]["id"]
+    before = len(two.caller.told("balance:update"))
+    await eventually(lambda: len(two.caller.told("balance:update")) >= before + 2)
+    await two.caller.ask("call:end", {"callId": other_id})
+    assert len(await keys_of(service, call_id)) == call["periodsBilled"]
