@@ -22,16 +22,18 @@ from realtime.edge.events import SENT
 from realtime.edge.sockets import EVENTS
 from realtime.main import document
 from tests.edge.browser import Browser
-from tests.servers import ROOT, Launch, Opens, Server, Tab, eventually, token_of
+from tests.servers import ROOT, Launch, Opens, Server, Tab, environment, eventually, token_of
 
 Document = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def openapi() -> Document:
+    settings = {name: value for name, value in environment("", "", {}).items() if name.startswith("STRIPE_")}
     done = subprocess.run(
-        [sys.executable, "-m", "realtime", "openapi"], cwd=ROOT, env={"PATH": ""}, capture_output=True, check=True
-    )
+        [sys.executable, "-m", "realtime", "openapi"],
+        cwd=ROOT, env={"PATH": ""} | settings, capture_output=True, check=True,
+    )  # fmt: skip
     found: Document = json.loads(done.stdout)
     return found
 
