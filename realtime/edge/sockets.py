@@ -18,7 +18,6 @@ from redis.exceptions import RedisError
 from realtime.adapters.metrics import Metrics
 from realtime.adapters.tracing import Tracing
 from realtime.domain.errors import Forbidden, InvalidPayload, Unauthenticated, Unavailable
-from realtime.domain.transitions import Status
 from realtime.domain.trust import Identity, UserRole
 from realtime.edge import events, wire
 from realtime.edge.authentication import Authenticator, still_valid
@@ -30,6 +29,11 @@ from realtime.services.operations import OVERVIEW_EVERY_S, Operations
 from realtime.services.wallets import Wallets
 
 log = structlog.get_logger()
+
+
+SNAPSHOT_WAIT_S = 2.0
+"""How long a connection waits for its snapshot before it is made without one."""
+SNAPSHOT_RETRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -158,9 +162,14 @@ class Sockets:
         await self._sio.enter_room(sid, pushes.user_room(tab.user_id))
         self._sio.set_expiry(sid, tab.identity.expires_at_s)
         await self._attendance.arrived(tab.user_id)
-        # The snapshot follows the acknowledgement of the connection, and the room was entered before it is read: what
-        # changes in between comes as a push with a newer version.
-        self._sio.start_background_task(self.send_snapshot, sid)
+        # The snapshot is the first thing the tab hears. The room was entered before it is read: what changes in between
+        # is held back until then, and follows as a push with a newer version.
+        try:
+            async with asyncio.timeout(SNAPSHOT_WAIT_S):
+                await self._sio.greet(sid, await self._snapshot(tab))
+        except Exception as error:
+            _note_no_snapshot(error)
+            self._sio.start_background_task(self._send_snapshot_later, sid)
 
     async def _disconnect(self, sid: str, reason: str = "") -> None:
         tab = self._tabs.pop(sid, None)
@@ -175,25 +184,30 @@ class Sockets:
             with suppress(RedisError):
                 await self._authenticator.sessions.detach(tab.session_id, sid)
 
-    async def send_snapshot(self, sid: str) -> None:
-        """Tell one tab where its user stands: the balance, and the call that is going on."""
+    async def _snapshot(self, tab: Tab) -> list[tuple[str, dict[str, Any]]]:
+        """Where the tab's user stands: the balance, and the call that is going on."""
+        wallet = await self._wallets.wallet_of(tab.user_id)
+        call = await self._calls.live_of(tab.user_id)
+        return pushes.snapshot(wallet, call)
+
+    async def send_snapshot(self, sid: str) -> bool:
+        """Tell one tab where its user stands; whether there is nothing left to tell it."""
         tab = self._tabs.get(sid)
         if tab is None:
-            return
+            return True
         try:
-            wallet = await self._wallets.wallet_of(tab.user_id)
-            call = await self._calls.live_of(tab.user_id)
+            await self._sio.greet(sid, await self._snapshot(tab))
         except Exception as error:
-            if as_refused(error) is None:
-                log.exception("a snapshot failed")
-            return
-        data = pushes.balance_data(wallet, delta=0, reason="snapshot", query_key=pushes.WALLET_KEY)
-        await self._sio.emit("balance:update", data, to=sid)
-        if call is not None and call.status is Status.RINGING:
-            await self._sio.emit("call:incoming", {"call": pushes.call_payload(call)}, to=sid)
-        elif call is not None:
-            payload = {"call": pushes.call_payload(call), "answeredBy": call.answered_by}
-            await self._sio.emit("call:accepted", payload, to=sid)
+            _note_no_snapshot(error)
+            return False
+        return True
+
+    async def _send_snapshot_later(self, sid: str) -> None:
+        """The database could not be asked when the tab came: it is told as soon as it can."""
+        while not self.draining:
+            await asyncio.sleep(SNAPSHOT_RETRY_S)
+            if await self.send_snapshot(sid):
+                return
 
     async def send_snapshots(self) -> None:
         """Tell every tab here where its user stands: pushes may have been missed."""
@@ -287,6 +301,11 @@ class Sockets:
         call = answered.call
         await self._sio.enter_room(tab.sid, pushes.call_room(call, call.role_of(tab.user_id)))
         return {"call": pushes.call_payload(call), "agora": answered.agora}
+
+
+def _note_no_snapshot(error: Exception) -> None:
+    if as_refused(error) is None:
+        log.error("a snapshot failed", exc_info=error)
 
 
 class SocketEvent(NamedTuple):

@@ -192,6 +192,13 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
         else:
             await self.manager.emit_many(namespace, pushes)
 
+    async def greet(self, sid: str, messages: Iterable[tuple[str, Any]], *, namespace: str = "/") -> None:
+        """Send each `(event, data)` to one socket of this process.
+
+        To a socket that is being connected they are the first it hears, before what its rooms were sent meanwhile.
+        """
+        self.manager.greet(sid, namespace, messages)
+
     async def _send_packet(self, eio_sid: str, pkt: Packet) -> None:
         session = self.eio.sockets.get(eio_sid)
         if session is not None:

@@ -355,3 +355,8 @@ class Held:
             self.frames.append(frames)
 
     send = enqueue
+
+    def lead(self, frames: bytes) -> None:
+        """Put it before what is held."""
+        self.size_bytes += len(frames)
+        self.frames.insert(0, frames)

@@ -133,6 +133,17 @@ def earnings_changed(user_id: str, account: Account, *, delta: int, reason: str,
     return [Push(user_room(user_id), "earnings:update", data), *invalidate([user_id], ["transactions"])]
 
 
+def snapshot(wallet: Account, call: Call | None) -> list[tuple[str, dict[str, Any]]]:
+    """What one tab is told of where its user stands, when it connects or may have missed something."""
+    data = balance_data(wallet, delta=0, reason="snapshot", query_key=WALLET_KEY)
+    told: list[tuple[str, dict[str, Any]]] = [("balance:update", data)]
+    if call is not None and call.status is Status.RINGING:
+        told.append(("call:incoming", {"call": call_payload(call)}))
+    elif call is not None:
+        told.append(("call:accepted", {"call": call_payload(call), "answeredBy": call.answered_by}))
+    return told
+
+
 LOW_BALANCE_PERIODS = 2
 
 

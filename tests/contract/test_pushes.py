@@ -138,6 +138,25 @@ async def test_a_grant_comes_to_every_tab_with_the_next_version(
         assert {tuple(push["queryKey"]) for push in told} == {("tokenBalance",)}
 
 
+async def test_the_snapshot_is_the_first_thing_a_tab_hears_whatever_changes_while_it_connects(
+    service: Service, browser: Browser, open_tab: Opens
+) -> None:
+    user = someone("early")
+
+    async def keep_granting() -> None:
+        for _ in range(30):
+            await browser.grant(service, user, 1)
+
+    granting = asyncio.create_task(keep_granting())
+    tabs = [await open_tab(service.servers[number % 2], user) for number in range(20)]
+    await granting
+    for tab in tabs:
+        told = await eventually(lambda tab=tab: (told := tab.told("balance:update"))[-1]["version"] == 30 and told)
+        assert [push["reason"] for push in told] == ["snapshot"] + ["grant"] * (len(told) - 1)
+        newer = [push["version"] for push in told if push["version"] > told[0]["version"]]
+        assert newer == list(range(told[0]["version"] + 1, 31)), "nothing is missing between the snapshot and the pushes"
+
+
 async def test_fifty_tabs_of_one_user_hear_the_same_in_the_same_order(
     service: Service, browser: Browser, open_tab: Opens
 ) -> None:
