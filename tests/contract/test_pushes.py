@@ -154,7 +154,7 @@ async def test_the_snapshot_is_the_first_thing_a_tab_hears_whatever_changes_whil
         told = await eventually(lambda tab=tab: (told := tab.told("balance:update"))[-1]["version"] == 30 and told)
         assert [push["reason"] for push in told] == ["snapshot"] + ["grant"] * (len(told) - 1)
         newer = [push["version"] for push in told if push["version"] > told[0]["version"]]
-        assert newer == list(range(told[0]["version"] + 1, 31)), "nothing is missing between the snapshot and the pushes"
+        assert newer == list(range(told[0]["version"] + 1, 31)), "nothing is missing after the snapshot"
 
 
 async def test_fifty_tabs_of_one_user_hear_the_same_in_the_same_order(
