@@ -9,16 +9,19 @@ from dataclasses import dataclass
 class Limits:
     """Bounds of one process, in bytes and seconds. What passes one is refused or dropped, and counted."""
 
-    message_bytes: int = 100_000
-    """The longest message (WebSocket message or polling body) a client may send."""
+    message_bytes: int = 1_000_000
+    """The longest message (WebSocket message or polling body) a client may send: Socket.IO's own default, so that what
+    is merely too long for its field is answered and not cut off."""
     messages_per_s: float = 50.0
     """Messages a socket may send on average; more than `messages_burst` at once ends it."""
     messages_burst: int = 200
+    message_unit_bytes: int = 16_384
+    """A longer message counts as several, one for each begun unit: bytes are bounded by the same rate."""
     send_queue_bytes: int = 1_000_000
     """Unsent bytes a slow socket may have here before it is dropped."""
     total_queue_bytes: int = 256_000_000
     """Unsent bytes of all slow sockets together; above, the slowest are dropped."""
-    tabs_per_user: int = 100
+    tabs_per_user: int = 1_000
     """Sockets in one room whose name starts with `user_room_prefix`."""
     user_room_prefix: str = "user:"
     connections_per_address: int = 20_000

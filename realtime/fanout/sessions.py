@@ -195,7 +195,8 @@ class Session:
         engine.counters.bytes_in += size_bytes
         now = engine.now()
         limits = engine.limits
-        tokens = min(self.tokens + (now - self.tokens_at) * limits.messages_per_s, limits.messages_burst) - 1
+        tokens = min(self.tokens + (now - self.tokens_at) * limits.messages_per_s, limits.messages_burst)
+        tokens -= 1 + size_bytes // limits.message_unit_bytes
         self.tokens_at = now
         self.tokens = tokens
         if tokens < 0:

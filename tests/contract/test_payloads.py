@@ -117,6 +117,16 @@ async def test_an_event_nobody_knows_does_no_harm(service: Service, open_tab: Op
     assert [update["reason"] for update in tab.told("balance:update")] == ["snapshot"]
 
 
+@pytest.mark.parametrize("characters", [129, 10_000, 100_000, 900_000])
+async def test_a_huge_text_is_refused_and_the_socket_stays_up(
+    service: Service, open_tab: Opens, characters: int
+) -> None:
+    tab = await open_tab(service.server, someone())
+    for payload in ({"calleeId": "x" * characters, "requestId": "r"}, {"calleeId": "y", "requestId": "x" * characters}):
+        assert (await tab.ask("call:start", payload))["error"]["code"] == "invalid_payload"
+    assert (await tab.ask("balance:get"))["ok"]
+
+
 async def test_many_events_at_once_are_each_answered(service: Service, open_tab: Opens) -> None:
     tab = await open_tab(service.server, someone())
     answers = await asyncio.gather(*(tab.ask("balance:get") for _ in range(50)))
