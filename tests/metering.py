@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -35,7 +35,7 @@ class Heard:
         return [data for where, name, data in self.pushes if (where, name) == (room, event)]
 
 
-async def not_put_out(_conn: Any, _call: Call) -> None:
+async def not_put_out(_conn: Any, _calls: Sequence[Call]) -> None:
     """Nobody is in a channel here."""
 
 

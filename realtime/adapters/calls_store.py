@@ -164,6 +164,10 @@ async def bill(conn: Any, call_id: UUID) -> Billed | None:
     return _billed(row) if row else None
 
 
+async def due(conn: Any, limit: int) -> list[UUID]:
+    return [row["id"] for row in await conn.fetch(_SQL["due"], limit)]
+
+
 async def next_due_in_s(conn: Any) -> float | None:
     seconds: float | None = await conn.fetchval(_SQL["next_due_in_s"])
     return seconds

@@ -25,6 +25,9 @@ UNREACHABLE = (
 )
 """What a caller meets when PostgreSQL is away, restarting, full, or slower than `COMMAND_TIMEOUT_S`."""
 
+STATEMENT_REFUSED = (asyncpg.PostgresError,)
+"""What PostgreSQL has against a statement itself, where it is none of `UNREACHABLE`."""
+
 COMMAND_TIMEOUT_S = 10.0
 
 

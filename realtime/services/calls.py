@@ -7,7 +7,7 @@ commit, so that what was due stays done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -42,8 +42,8 @@ class Transactions(Protocol):
 
 
 class PutOut(Protocol):
-    async def __call__(self, conn: Any, call: Call) -> None:
-        """Have both sides put out of the call's channel once the transaction on `conn` has committed. Best effort."""
+    async def __call__(self, conn: Any, calls: Sequence[Call]) -> None:
+        """Have both sides put out of the calls' channels once the transaction on `conn` has committed. Best effort."""
 
 
 class BillingObserver(Protocol):
@@ -293,14 +293,14 @@ class Calls:
             )
             course.news += pushes.ended(course.call)
         if Effect.PUT_OUT in effects:
-            await self._put_out(conn, course.call)
+            await self._put_out(conn, [course.call])
 
     async def _note_billed(self, conn: Any, course: _Course, billed: calls_store.Billed, now: datetime) -> None:
         course.call = billed.call
         self._observer.billed(billed.outcome)
         course.news += news_of_billed(billed, self._issuer, now)
         if billed.call.status is Status.ENDED:
-            await self._put_out(conn, billed.call)
+            await self._put_out(conn, [billed.call])
 
     async def _settle(self, conn: Any, course: _Course, call: Call) -> Call:
         """Give the unused seconds of the last period back: earnings and the platform's fee → wallet."""

@@ -6,6 +6,7 @@ is met by the job's pauses between tries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -29,11 +30,11 @@ class Kicks:
     def __init__(self, agora: AgoraRest | None) -> None:
         self._agora = agora
 
-    async def put_out(self, conn: Any, call: Call) -> None:
-        """Have both sides put out of the call's channel once the transaction on `conn` has committed."""
-        if self._agora is not None:
-            for uid in AGORA_UID.values():
-                await jobs.defer(conn, TASK, channel=call.channel, uid=uid)
+    async def put_out(self, conn: Any, calls: Sequence[Call]) -> None:
+        """Have both sides put out of the calls' channels once the transaction on `conn` has committed."""
+        if self._agora is not None and calls:
+            sides = [{"channel": call.channel, "uid": uid} for call in calls for uid in AGORA_UID.values()]
+            await jobs.defer_many(conn, TASK, sides)
 
     async def kick(self, channel: str, uid: int) -> None:
         """Put one side out. Raises NotPutOut if trying again can help."""

@@ -4,6 +4,9 @@ Each round asks PostgreSQL for one batch of due calls nobody else holds (`FOR UP
 debits them, advances their clocks and answers what there is to tell. Rounds follow at once while batches come back
 full or a call is several periods behind; then the meter sleeps until the next period starts, at most `IDLE_S`, so that
 a call somebody else's meter was killed over is picked up long before its token runs out.
+
+A batch the database refuses as a whole is billed call by call, so that one call nobody foresaw does not keep the others
+from being metered. It is reported and tried again until its grace is over, and ends then without being billed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from datetime import UTC, datetime
 import structlog
 
 from realtime.adapters import calls_store
-from realtime.adapters.postgres import UNREACHABLE
+from realtime.adapters.postgres import STATEMENT_REFUSED, UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
 from realtime.services.calls import BillingObserver, Calls, PutOut, Transactions, Unobserved, news_of_billed
@@ -76,26 +79,56 @@ class Meter:
 
     async def round(self) -> float:
         """Bill all that is due and end what has rung out; answers how long nothing more is to do, in seconds."""
-        while not self._stopping.is_set():
-            if await self._batch() == 0:
+        refused = False
+        while not self._stopping.is_set() and not refused:
+            started = time.perf_counter()
+            try:
+                billed = await self._bill_batch()
+            except UNREACHABLE:
+                raise
+            except STATEMENT_REFUSED:
+                self._observer.meter_failed()
+                log.exception("a batch of the meter was refused; its calls are billed one by one")
+                billed, refused = await self._bill_one_by_one(), True
+            if not billed:
                 break
+            await self._tell(billed, started)
         async with self._db.connection() as conn:
             rung_out = await calls_store.overdue_rings(conn, RINGS_A_ROUND)
             next_due_in_s = await calls_store.next_due_in_s(conn)
         for call_id in rung_out:
             with suppress(errors.Refused):
                 await self._calls.expire(call_id)
+        if refused:
+            return AFTER_FAILURE_S
         return min(IDLE_S, max(0.0, next_due_in_s)) if next_due_in_s is not None else IDLE_S
 
-    async def _batch(self) -> int:
-        started = time.perf_counter()
-        async with self._db.connection() as conn:
+    async def _bill_batch(self) -> list[calls_store.Billed]:
+        async with self._db.begin() as conn:
             billed = await calls_store.bill_due(conn, BATCH)
-            if not billed:
-                return 0
-            for one in billed:
-                if one.call.status is Status.ENDED:
-                    await self._put_out(conn, one.call)
+            await self._put_out(conn, [one.call for one in billed if one.call.status is Status.ENDED])
+        return billed
+
+    async def _bill_one_by_one(self) -> list[calls_store.Billed]:
+        """Those of one batch that the database does not refuse, each in its own transaction."""
+        billed = []
+        async with self._db.connection() as conn:
+            for call_id in await calls_store.due(conn, BATCH):
+                try:
+                    async with conn.transaction():
+                        one = await calls_store.bill(conn, call_id)
+                        if one is not None and one.call.status is Status.ENDED:
+                            await self._put_out(conn, [one.call])
+                except UNREACHABLE:
+                    raise
+                except STATEMENT_REFUSED:
+                    log.exception("a call cannot be billed", call_id=str(call_id))
+                else:
+                    billed += [one] if one is not None else []
+        return billed
+
+    async def _tell(self, billed: list[calls_store.Billed], started: float) -> None:
+        """What has been committed, in one message; `started` is when its billing began."""
         now = datetime.now(UTC)
         news: list[Push] = []
         for one in billed:
@@ -113,7 +146,6 @@ class Meter:
         self._observer.meter_batch(
             size=len(billed), seconds=time.perf_counter() - started, lag_s=max(_lag_s(one, now) for one in billed)
         )
-        return len(billed)
 
 
 def _lag_s(billed: calls_store.Billed, now: datetime) -> float:

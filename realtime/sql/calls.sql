@@ -63,6 +63,10 @@ FROM bill_calls($1) b;
 SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version
 FROM bill_calls(1, ARRAY[$1::uuid]) b;
 
+-- name: due
+-- The calls whose next period has started, longest due first.
+SELECT id FROM calls WHERE status = 'active' AND paid_through <= meter_now() ORDER BY paid_through LIMIT $1;
+
 -- name: next_due_in_s
 -- Seconds until the next period of any active call starts; negative if it has.
 SELECT EXTRACT(EPOCH FROM min(paid_through) - meter_now())::float8 FROM calls WHERE status = 'active';

@@ -197,3 +197,18 @@ async def test_a_period_is_not_billed_a_moment_before_it_begins(pool: Any, conn:
         await set_clock(conn, START + moment)
         await meter_all(pool)
     await assert_once_for_each_period(conn, 3, 1)
+
+
+async def test_a_call_that_the_database_refuses_to_bill_does_not_keep_the_others_from_it(pool: Any, conn: Any) -> None:
+    first, *others = await active_calls(conn, 5, started_at=START, tokens=100)
+    await conn.execute(
+        f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON calls FOR EACH ROW
+        WHEN (OLD.id = '{first}' AND NEW.status = 'active') EXECUTE FUNCTION refuse()"""
+    )
+    await set_clock(conn, START + timedelta(seconds=1))
+    heard = await meter_all(pool)
+    billed = {row["id"]: row["periods_billed"] for row in await conn.fetch("SELECT id, periods_billed FROM calls")}
+    assert billed == {first: 0} | dict.fromkeys(others, 1)
+    assert [len(heard.told(f"user:caller-{number}", "balance:update")) for number in range(5)] == [0, 1, 1, 1, 1]
+    assert await conn.fetchval("SELECT balance FROM accounts WHERE owner_id = 'caller-0' AND kind = 'wallet'") == 100
