@@ -1,0 +1,278 @@
+"""A process full of tabs, told what to do by JSON lines on its standard input: `python -m scripts.tabs.crowd`.
+
+Each line is one command with its number, and is answered by one line with the same number; lines without a number tell
+how things stand. A crowd ends when its input does, so it never outlives whoever started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import signal
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import aiohttp
+import orjson
+import uvloop
+
+from scripts.tabs import calls, storm
+from scripts.tabs.credentials import Credentials
+from scripts.tabs.histogram import Histogram
+from scripts.tabs.processes import open_files_to_the_limit
+from scripts.tabs.tab import OPEN, Address, Tab
+from scripts.tabs.users import User
+
+TELL_EVERY_S = 0.25
+LONGEST_LINE_BYTES = 64_000_000
+CONNECTS_WITHIN_S = 15.0
+HTTP_WITHIN_S = 15.0
+VERSIONED = frozenset({b"balance:update", b"earnings:update"})
+
+
+class Crowd:
+    """The tabs of this process, what they have heard, and what they heard wrong."""
+
+    def __init__(self) -> None:
+        self.address: Address
+        self.credentials: Credentials
+        self.http: aiohttp.ClientSession
+        self.url = ""
+        self.users: list[User] = []
+        self.opened = 0
+        self.closed: Counter[str] = Counter()
+        self.connect_s = Histogram()
+        self._opening: dict[Tab, asyncio.Future[None]] = {}
+        self._milestone: tuple[int, asyncio.Future[None]] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Count from nothing."""
+        self.events = 0
+        self.by_event: Counter[bytes] = Counter()
+        self.lost = 0
+        self.disordered = 0
+        self.latency_s: dict[str, Histogram] = {}
+        self.done: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+
+    def delivered(self, what: str, seconds: float) -> None:
+        self.latency_s.setdefault(what, Histogram()).add(seconds)
+
+    # -- what tabs tell ------------------------------------------------------------------------------------------
+
+    def on_open(self, tab: Tab) -> None:
+        self.opened += 1
+        self.connect_s.add(time.perf_counter() - tab.opened_at)
+        self._settle_opening(tab)
+
+    def on_closed(self, tab: Tab, why: str) -> None:
+        self.closed[why] += 1
+        if tab.sid:
+            self.opened -= 1
+        else:
+            self._settle_opening(tab)
+
+    def _settle_opening(self, tab: Tab) -> None:
+        settled = self._opening.get(tab)
+        if settled is not None and not settled.done():
+            settled.set_result(None)
+
+    def on_event(self, tab: Tab, payload: bytes) -> None:
+        self.events += 1
+        name = payload[4 : payload.index(b'"', 4)]
+        self.by_event[name] += 1
+        if name in VERSIONED:
+            self._check(tab, name, orjson.loads(payload[2:])[1])
+        user: User = tab.user
+        if user.expected:
+            for what, seconds in user.heard(name):
+                self.delivered(what, seconds)
+        if self._milestone is not None and self.events >= self._milestone[0] and not self._milestone[1].done():
+            self._milestone[1].set_result(None)
+
+    def _check(self, tab: Tab, name: bytes, data: dict[str, Any]) -> None:
+        version, newest = data["version"], tab.versions.get(name)
+        if data.get("reason") == "snapshot":
+            tab.versions[name] = max(version, newest or 0)
+            return
+        if newest is not None and version <= newest:
+            self.disordered += 1
+            return
+        if newest is not None:
+            self.lost += version - newest - 1
+        tab.versions[name] = version
+        if data.get("reason") == "grant" and (sent_at := tab.user.granted_at.get(version)) is not None:
+            self.delivered("balance:update", time.perf_counter() - sent_at)
+
+    # -- what it is told -----------------------------------------------------------------------------------------
+
+    async def be(
+        self, *, url: str, crowd: int, users: list[str], tabs_each: int, credentials: dict[str, Any], sources: int = 1
+    ) -> None:
+        """Become these users, and know how they prove it; no tab is open yet."""
+        self.address = Address(url)
+        self.url = url.rstrip("/")
+        self.credentials = Credentials(self.url, self.http, **credentials)
+        self.users = [User(name) for name in users]
+        for user, auth in zip(self.users, await self.credentials.of([user.name for user in self.users]), strict=True):
+            user.auth = auth
+        self._tabs_each = tabs_each
+        # One address has some 28,000 ports to connect from; loopback has addresses to spare.
+        loopback = self.address.host in {"127.0.0.1", "localhost"}
+        self._sources = [(f"127.0.{crowd}.{1 + n}", 0) for n in range(sources)] if loopback else [None]
+
+    async def open(self, *, per_s: float | None = None, in_flight: int = 100) -> None:
+        """Open every user's tabs, so many a second at the most."""
+        loop = asyncio.get_running_loop()
+        sources = itertools.cycle(self._sources)
+        pending: set[asyncio.Task[None]] = set()
+        room = asyncio.Semaphore(in_flight)
+        started_at = time.perf_counter()
+        wanted = [user for _ in range(self._tabs_each) for user in self.users]
+
+        async def connect(user: User) -> None:
+            async with room:
+                tab = Tab(self, self.address, user, user.auth, time.perf_counter())
+                user.tabs.append(tab)
+                settled = self._opening[tab] = loop.create_future()
+                try:
+                    async with asyncio.timeout(CONNECTS_WITHIN_S):
+                        await loop.create_connection(
+                            lambda: tab,
+                            self.address.host,
+                            self.address.port,
+                            ssl=self.address.tls or None,
+                            local_addr=next(sources),
+                        )
+                        await settled
+                except (OSError, TimeoutError) as error:
+                    self.closed[str(error) or "no answer in time"] += 1
+                    tab.give_up()
+                finally:
+                    del self._opening[tab]
+
+        for number, user in enumerate(wanted):
+            if per_s and (early_s := started_at + number / per_s - time.perf_counter()) > 0:
+                await asyncio.sleep(early_s)
+            await room.acquire()
+            room.release()
+            task = loop.create_task(connect(user))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        if pending:
+            await asyncio.wait(set(pending))
+        for user in self.users:
+            user.tabs = [tab for tab in user.tabs if tab.state == OPEN]
+
+    async def heard(self, *, each: int, within_s: float) -> bool:
+        """Wait until so many events have come for each open tab since `forget`."""
+        events = each * self.opened
+        self._milestone = (events, asyncio.get_running_loop().create_future())
+        try:
+            if self.events < events:
+                async with asyncio.timeout(within_s):
+                    await self._milestone[1]
+        except TimeoutError:
+            return False
+        finally:
+            self._milestone = None
+        return True
+
+    async def storm(self, **options: Any) -> None:
+        await storm.run(self, **options)
+
+    async def calls(self, **options: Any) -> None:
+        await calls.run(self, **options)
+
+    async def settle(self, *, within_s: float) -> None:
+        """Wait until nothing comes any more; what the tabs then lack, by the server's word, was lost."""
+        deadline = time.perf_counter() + within_s
+        seen = -1
+        while seen != self.events and time.perf_counter() < deadline:
+            seen = self.events
+            await asyncio.sleep(min(0.5, within_s))
+        for user in self.users:
+            with contextlib.suppress(TimeoutError, ConnectionError, IndexError):
+                answer = await asyncio.wait_for(user.tabs[0].ask("balance:get", {}), HTTP_WITHIN_S)
+                if answer.get("ok"):
+                    self.lost += sum(
+                        max(0, answer["version"] - tab.versions.get(b"balance:update", answer["version"]))
+                        for tab in user.tabs
+                        if tab.state == OPEN
+                    )
+
+    async def figures(self) -> dict[str, Any]:
+        return {
+            "opened": self.opened,
+            "closed": dict(self.closed),
+            "connect_s": self.connect_s.to_json(),
+            "events": self.events,
+            "by_event": {name.decode(): count for name, count in self.by_event.items()},
+            "lost": self.lost,
+            "disordered": self.disordered,
+            "latency_s": {what: histogram.to_json() for what, histogram in self.latency_s.items()},
+            "done": dict(self.done),
+            "failures": dict(self.failures),
+        }
+
+    async def recount(self) -> None:
+        self.forget()
+
+    async def close(self) -> None:
+        """Close every tab."""
+        for number, tab in enumerate(tab for user in self.users for tab in user.tabs):
+            tab.close()
+            if number % 100 == 99:
+                await asyncio.sleep(0)
+        self.users = []
+
+
+COMMANDS = frozenset({"be", "open", "heard", "storm", "calls", "settle", "figures", "recount", "close"})
+
+
+async def main() -> None:
+    loop = asyncio.get_running_loop()
+    commands = asyncio.StreamReader(limit=LONGEST_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    crowd = Crowd()
+
+    def say(**what: Any) -> None:
+        sys.stdout.buffer.write(orjson.dumps(what) + b"\n")
+        sys.stdout.buffer.flush()
+
+    async def carry_out(number: int, command: str, options: dict[str, Any]) -> None:
+        try:
+            answer = await getattr(crowd, command)(**options)
+        except Exception as error:
+            say(number=number, failed=f"{type(error).__name__}: {error}".removesuffix(": "))
+        else:
+            say(number=number, answer=answer)
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            say(opened=crowd.opened, closed=crowd.closed.total(), events=crowd.events)
+
+    tasks = {loop.create_task(tell())}
+    timeout = aiohttp.ClientTimeout(total=HTTP_WITHIN_S)
+    async with aiohttp.ClientSession(timeout=timeout) as crowd.http:
+        while line := await commands.readline():
+            asked = orjson.loads(line)
+            assert asked["command"] in COMMANDS
+            task = loop.create_task(carry_out(asked["number"], asked["command"], asked["options"]))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        for task in tasks:
+            task.cancel()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, who closes its input
+    open_files_to_the_limit()
+    gc.set_threshold(50_000)
+    uvloop.run(main())
