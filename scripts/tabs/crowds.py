@@ -132,17 +132,20 @@ class Crowds:
         return len(self._processes)
 
 
+async def _start() -> _Process:
+    return _Process(
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "scripts.tabs.crowd", cwd=ROOT, env=dict(os.environ), limit=LONGEST_LINE_BYTES,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )
+    )  # fmt: skip
+
+
 @asynccontextmanager
 async def crowds(count: int) -> AsyncIterator[Crowds]:
     """Start client processes, which end with this block."""
-    started: list[_Process] = []
+    starting = asyncio.gather(*(_start() for _ in range(count)))
     try:
-        for _ in range(count):
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "scripts.tabs.crowd", cwd=ROOT, env=dict(os.environ), limit=LONGEST_LINE_BYTES,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-            )  # fmt: skip
-            started.append(_Process(process))
-        yield Crowds(started)
+        yield Crowds(await asyncio.shield(starting))  # who gives up meanwhile still has to stop them
     finally:
-        await asyncio.gather(*(process.stop() for process in started))
+        await asyncio.gather(*(process.stop() for process in await starting))
