@@ -30,6 +30,7 @@ from realtime.config import Settings
 from realtime.services.agora_events import AgoraEvents
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
+from realtime.services.charging import Charging
 from realtime.services.grants import Grants
 from realtime.services.idempotency import Idempotency
 from realtime.services.jobs import Jobs
@@ -39,6 +40,8 @@ from realtime.services.money_limits import MoneyLimits
 from realtime.services.operations import Operations
 from realtime.services.payments import Payments
 from realtime.services.people import People
+from realtime.services.purchase_records import PurchaseRecords
+from realtime.services.purchase_recovery import PurchaseRecovery
 from realtime.services.pushes import Pushes
 from realtime.services.refunds import Refunds
 from realtime.services.stripe_events import StripeEvents
@@ -55,6 +58,7 @@ class Money:
 
     gateway: StripeGateway
     payments: Payments
+    recovery: PurchaseRecovery
     refunds: Refunds
     grants: Grants
     events: StripeEvents
@@ -203,7 +207,7 @@ def build_core(
         agora_events=agora_events,
         jobs=background_jobs(
             settings.database_url,
-            payments=money.payments,
+            recovery=money.recovery,
             refunds=money.refunds,
             events=money.events,
             agora_events=agora_events,
@@ -224,21 +228,22 @@ def build_money(
         limiter, per_minute=settings.money_ops_per_minute, daily_cents=settings.daily_spend_limit_cents
     )
     keys = Idempotency(db)
-    payments = Payments(
-        db=db,
-        gateway=gateway,
-        limits=limits,
-        idempotency=keys,
-        out=out,
-        tokens_per_usd=settings.tokens_per_usd,
-        observer=metrics,
-    )
+    records = PurchaseRecords(db=db, limits=limits, out=out, observer=metrics)
+    charging = Charging(gateway, records)
     return Money(
         gateway=stripe,
-        payments=payments,
+        payments=Payments(
+            db=db,
+            charging=charging,
+            records=records,
+            limits=limits,
+            idempotency=keys,
+            tokens_per_usd=settings.tokens_per_usd,
+        ),
+        recovery=PurchaseRecovery(db=db, gateway=gateway, charging=charging, records=records),
         refunds=Refunds(db=db, gateway=gateway, limits=limits, idempotency=keys, out=out),
         grants=Grants(db=db, wallets=wallets, limits=limits, idempotency=keys, out=out),
-        events=StripeEvents(db=db, gateway=gateway, payments=payments, out=out, observer=metrics),
+        events=StripeEvents(db=db, gateway=gateway, records=records, out=out, observer=metrics),
     )
 
 

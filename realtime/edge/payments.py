@@ -21,7 +21,8 @@ from realtime.edge.http import idempotency_key
 from realtime.edge.routes import Answer, Asked, Route, Who
 from realtime.services.grants import Grants
 from realtime.services.idempotency import Kept, derived_key
-from realtime.services.payments import OPERATION, Operation, Order, Payments
+from realtime.services.money_limits import Operation
+from realtime.services.payments import OPERATION, Order, Payments
 from realtime.services.pushes import iso
 from realtime.services.refunds import Refunds
 

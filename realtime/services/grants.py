@@ -5,11 +5,11 @@ from __future__ import annotations
 from realtime.adapters.identifiers import new_id
 from realtime.domain.call import Account
 from realtime.domain.trust import Identity
-from realtime.services import idempotency, pushes
+from realtime.services import idempotency
 from realtime.services.calls import Transactions
 from realtime.services.idempotency import Claim, Idempotency, Kept, Keyed
-from realtime.services.money_limits import MoneyLimits
-from realtime.services.payments import Operation
+from realtime.services.money_limits import MoneyLimits, Operation
+from realtime.services.news import News
 from realtime.services.pushes import Pushes
 from realtime.services.wallets import Wallets
 
@@ -33,11 +33,12 @@ class Grants:
 
         async def carry_out(claim: Claim) -> idempotency.Outcome:
             await self._limits.answers()
+            news = News()
             async with self._db.begin() as conn:
-                account = await self._wallets.grant(conn, admin, user_id, tokens, reason, str(new_id()))
+                account = await self._wallets.grant(conn, admin, user_id, tokens, reason, str(new_id()), news)
                 outcome = _answer(user_id, tokens, account)
                 await self._idempotency.keep(conn, claim, outcome)
-            await self._out.emit_many(pushes.wallet_changed(user_id, account, delta=tokens, reason="grant"))
+            await news.tell(self._out)
             return outcome
 
         return await self._idempotency.once(request, carry_out)

@@ -7,6 +7,7 @@ changed in the same transactions as the purchases it counts.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -22,6 +23,16 @@ POLICY = "money"
 ANSWERS_WITHIN_S = 2.0
 """For all of the client's own tries together."""
 UNREACHABLE = (RedisError, OSError, asyncio.TimeoutError)
+
+
+@dataclass(slots=True)
+class Operation:
+    """One request that moves money: whose, by which key, and what the limiter said of it, if it was asked."""
+
+    user_id: str
+    key: str
+    keep_s: int
+    allowance: Allowance | None = None
 
 
 class MoneyLimits:

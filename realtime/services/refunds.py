@@ -7,25 +7,23 @@ carries it on: it looks for the refund before asking for one.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import structlog
 
 from ledger import store
-from ledger.journals import TransactionType
 from realtime.adapters import idempotency_store, purchases_store
 from realtime.adapters.purchases_store import RefundOrder
 from realtime.adapters.stripe_gateway import Gateway, ProviderRefused, ProviderUnavailable
 from realtime.domain import errors
 from realtime.domain.purchase import Purchase, Status
-from realtime.services import idempotency, jobs, reversals
+from realtime.services import idempotency, jobs, purchase_ledger
 from realtime.services.calls import Transactions
 from realtime.services.idempotency import Claim, Idempotency, Kept, Keyed
-from realtime.services.money_limits import MoneyLimits
-from realtime.services.payments import Operation
-from realtime.services.pushes import Push, Pushes
+from realtime.services.money_limits import MoneyLimits, Operation
+from realtime.services.news import News
+from realtime.services.pushes import Pushes
 
 log = structlog.get_logger()
 
@@ -118,8 +116,11 @@ class Refunds:
         await self._book(order, paid_back, refused)
 
     async def _book(self, order: RefundOrder, paid_back_cents: int, refused: ProviderRefused | None) -> None:
+        news = News()
         async with self._db.begin() as conn:
-            purchase, news = await note_refunded(conn, order.purchase_id, paid_back_cents, actor=order.admin_id)
+            purchase = await purchase_ledger.note_refunded(
+                conn, order.purchase_id, paid_back_cents, news, actor=order.admin_id
+            )
             done = purchase.refunded_cents >= purchase.amount_cents
             await purchases_store.finish_refund(conn, order.purchase_id, "done" if done else "refused")
             if done:
@@ -127,22 +128,11 @@ class Refunds:
             else:
                 code = refused.code if refused else None
                 outcome = idempotency.refusal(errors.RefundRefused(None, purchaseId=str(purchase.id), reason=code))
-                await self._note_refused(conn, order, code)
+                await _note_refused(conn, order, code, news)
             await idempotency_store.finish_subject(
                 conn, order.admin_id, order.idempotency_key, order.purchase_id, outcome
             )
-        await self._out.emit_many(news)
-
-    @staticmethod
-    async def _note_refused(conn: Any, order: RefundOrder, code: str | None) -> None:
-        log.info("refund refused", purchase_id=str(order.purchase_id), by=order.admin_id, code=code)
-        await store.audit(
-            conn,
-            actor=order.admin_id,
-            action="refund_refused",
-            subject=str(order.purchase_id),
-            details={"code": code},
-        )
+        await news.tell(self._out)
 
     async def _answer_pending(self, order: RefundOrder) -> None:
         async with self._db.begin() as conn:
@@ -172,14 +162,15 @@ class Refunds:
             await self.check(str(purchase_id))
 
 
-async def note_refunded(
-    conn: Any, purchase_id: UUID, refunded_cents: int, *, actor: str
-) -> tuple[Purchase, list[Push]]:
-    """Book what was paid back in all, by the provider's cumulative figure: an older one changes nothing."""
-    purchase = await purchases_store.lock(conn, purchase_id)
-    assert purchase is not None
-    noted = replace(purchase, refunded_cents=max(purchase.refunded_cents, refunded_cents))
-    return await reversals.book(conn, noted, TransactionType.REFUND, actor=actor)
+async def _note_refused(conn: Any, order: RefundOrder, code: str | None, news: News) -> None:
+    await store.audit(
+        conn,
+        actor=order.admin_id,
+        action="refund_refused",
+        subject=str(order.purchase_id),
+        details={"code": code},
+    )
+    news.line("refund refused", purchase_id=str(order.purchase_id), by=order.admin_id, code=code)
 
 
 def refunded_answer(purchase: Purchase, status: str) -> idempotency.Outcome:

@@ -20,11 +20,11 @@ from realtime.adapters.purchases_store import KeptEvent
 from realtime.adapters.stripe_gateway import Gateway, Payment, PaymentStatus
 from realtime.domain import errors
 from realtime.domain.purchase import Status
-from realtime.services import jobs, reversals
+from realtime.services import jobs, purchase_ledger
 from realtime.services.calls import Transactions
-from realtime.services.payments import Payments
-from realtime.services.pushes import Push, Pushes
-from realtime.services.refunds import note_refunded
+from realtime.services.news import News
+from realtime.services.purchase_records import PurchaseRecords
+from realtime.services.pushes import Pushes
 
 log = structlog.get_logger()
 
@@ -55,11 +55,11 @@ class Observer(Protocol):
 
 class StripeEvents:
     def __init__(
-        self, *, db: Transactions, gateway: Gateway, payments: Payments, out: Pushes, observer: Observer
+        self, *, db: Transactions, gateway: Gateway, records: PurchaseRecords, out: Pushes, observer: Observer
     ) -> None:
         self._db = db
         self._gateway = gateway
-        self._payments = payments
+        self._records = records
         self._out = out
         self._observer = observer
 
@@ -113,28 +113,29 @@ class StripeEvents:
             payment = Payment(payment_id, PaymentStatus.SUCCEEDED, purchase.amount_cents)
         else:
             payment = await self._gateway.payment(payment_id)
-        await self._payments.record(purchase_id, payment)
+        await self._records.record(purchase_id, payment)
         return await self._finish(event, "applied")
 
     async def _apply_reversal(self, event: KeptEvent, purchase_id: UUID) -> str:
-        facts = event.facts
+        news = News()
         async with self._db.begin() as conn:
             if await purchases_store.lock_event(conn, event.id) is None:
                 return "applied"
             if event.type == REFUNDED:
-                _, news = await note_refunded(conn, purchase_id, facts["refundedCents"] or 0, actor="stripe")
+                refunded_cents = event.facts["refundedCents"] or 0
+                await purchase_ledger.note_refunded(conn, purchase_id, refunded_cents, news, actor="stripe")
             else:
-                news = await self._note_dispute(conn, purchase_id, event)
+                await self._note_dispute(conn, purchase_id, event, news)
             await purchases_store.finish_event(conn, event.id, "applied")
         self._observer.stripe_event("applied")
-        await self._out.emit_many(news)
+        await news.tell(self._out)
         return "applied"
 
-    async def _note_dispute(self, conn: Any, purchase_id: UUID, event: KeptEvent) -> list[Push]:
+    async def _note_dispute(self, conn: Any, purchase_id: UUID, event: KeptEvent, news: News) -> None:
         facts = event.facts
         status = str(facts["disputeStatus"] or "")
         if status.startswith(INQUIRIES) and status not in DISPUTE_ENDS:
-            return []
+            return
         ended = DISPUTE_ENDS.get(status) if event.type == "charge.dispute.closed" else None
         purchase = await purchases_store.lock(conn, purchase_id)
         assert purchase is not None
@@ -144,8 +145,8 @@ class StripeEvents:
         )
         grown = held_cents >= purchase.disputed_cents
         cause = TransactionType.DISPUTE if grown else TransactionType.DISPUTE_REVERSAL
-        _, news = await reversals.book(conn, replace(purchase, disputed_cents=held_cents), cause, actor="stripe")
-        return news
+        disputed = replace(purchase, disputed_cents=held_cents)
+        await purchase_ledger.reverse(conn, disputed, cause, news, actor="stripe")
 
     async def _finish(self, event: KeptEvent, outcome: str) -> str:
         async with self._db.connection() as conn:

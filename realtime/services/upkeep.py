@@ -15,7 +15,7 @@ from realtime.services.calls import Transactions
 from realtime.services.jobs import Jobs, Periodic
 from realtime.services.kicks import TASK as PUT_OUT
 from realtime.services.kicks import Kicks
-from realtime.services.payments import Payments
+from realtime.services.purchase_recovery import PurchaseRecovery
 from realtime.services.refunds import Refunds
 from realtime.services.stripe_events import StripeEvents
 
@@ -56,7 +56,7 @@ class Upkeep:
 def background_jobs(
     database_url: str,
     *,
-    payments: Payments,
+    recovery: PurchaseRecovery,
     refunds: Refunds,
     events: StripeEvents,
     agora_events: AgoraEvents,
@@ -67,15 +67,15 @@ def background_jobs(
     return Jobs(
         database_url,
         tasks={
-            "check_purchase": payments.check,
-            "cancel_payment": payments.cancel_payment,
+            "check_purchase": recovery.check,
+            "cancel_payment": recovery.cancel_payment,
             "check_refund": refunds.check,
             "apply_stripe_event": events.apply_kept,
             LOOK_AFTER_LEFT: agora_events.look_after_left,
             PUT_OUT: kicks.kick,
         },
         periodic=[
-            Periodic("check_due_purchases", "* * * * *", payments.check_due),
+            Periodic("check_due_purchases", "* * * * *", recovery.check_due),
             Periodic("check_due_refunds", "* * * * *", refunds.check_due),
             Periodic("apply_pending_events", "* * * * *", events.apply_pending),
             Periodic("expire", "17 * * * *", upkeep.expire),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
-
 from ledger import store
 from ledger.journals import HistoryEntry, Journal, Outcome, TransactionType, credit, debit
 from realtime.adapters import calls_store
@@ -14,9 +12,8 @@ from realtime.domain.call import Account
 from realtime.domain.trust import Identity
 from realtime.services import pushes
 from realtime.services.calls import Transactions
+from realtime.services.news import News
 from realtime.services.pushes import Pushes
-
-log = structlog.get_logger()
 
 
 class Wallets:
@@ -53,8 +50,10 @@ class Wallets:
             await calls_store.set_rate(conn, user_id, tokens_per_period)
         await self._out.emit_many(pushes.invalidate([user_id], ["me"]))
 
-    async def grant(self, conn: Any, admin: Identity, user_id: str, tokens: int, reason: str, key: str) -> Account:
-        """Give tokens away inside the transaction on `conn`; the caller tells the user after its commit."""
+    async def grant(
+        self, conn: Any, admin: Identity, user_id: str, tokens: int, reason: str, key: str, news: News
+    ) -> Account:
+        """Give tokens away inside the transaction on `conn`; the caller tells the news after its commit."""
         [wallet_id] = await store.ensure_accounts(conn, [(user_id, "wallet")])
         granted_id = await store.platform_account(conn, "granted_tokens")
         journal = Journal(
@@ -67,5 +66,7 @@ class Wallets:
         if posting.outcome is not Outcome.POSTED:
             raise errors.Unavailable(f"the grant was not posted: {posting.outcome}")
         _, wallet = posting.legs
-        log.info("tokens granted", user=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
-        return pushes.account_after(wallet)
+        account = pushes.account_after(wallet)
+        news.line("tokens granted", user=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
+        news.push(pushes.wallet_changed(user_id, account, delta=tokens, reason="grant"))
+        return account

@@ -12,8 +12,9 @@ from typing import Any
 
 from realtime.__main__ import main
 from realtime.adapters.stripe_gateway import StripeGateway
+from realtime.services.news import News
 from realtime.services.payments import Payments
-from realtime.services.pushes import Push
+from realtime.services.purchase_records import PurchaseRecords
 from realtime.services.refunds import Refunds
 from tests.payments.hasty import hasten
 
@@ -55,36 +56,21 @@ def _during(owner: type, name: str) -> None:
 
 def _before_telling() -> None:
     """Die when the outcome has been committed and nobody has been told."""
-    effects = Payments._effects
-    waiting: list[bool] = []
+    tell = News.tell
 
-    async def note(self: Payments, *args: Any) -> tuple[Any, list[Push]]:
-        waiting.append(True)
-        return await effects(self, *args)
+    async def dying(self: News, *args: Any) -> None:
+        if any(event == "purchase succeeded" for event, _ in self.lines):
+            _die_if_it_is_time()
+        await tell(self, *args)
 
-    init = Payments.__init__
-
-    def with_dying_pushes(self: Payments, **parts: Any) -> None:
-        init(self, **parts)
-        emit_many = self._out.emit_many
-
-        async def emit(news: Any) -> None:
-            if waiting:
-                waiting.pop()
-                _die_if_it_is_time()
-            await emit_many(news)
-
-        self._out = type("Out", (), {"emit_many": staticmethod(emit)})()
-
-    Payments._effects = note  # type: ignore[method-assign]
-    Payments.__init__ = with_dying_pushes  # type: ignore[method-assign]
+    News.tell = dying  # type: ignore[method-assign]
 
 
 POINTS: dict[str, Callable[[], None]] = {
     "claimed": lambda: _after(Payments, "_begin"),
     "making the payment": lambda: _during(StripeGateway, "create"),
     "payment made": lambda: _after(StripeGateway, "create"),
-    "prepared": lambda: _after(Payments, "_record_payment"),
+    "prepared": lambda: _after(PurchaseRecords, "name_payment"),
     "confirming": lambda: _during(StripeGateway, "confirm"),
     "confirmed": lambda: _after(StripeGateway, "confirm"),
     "recorded, nobody told": _before_telling,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from realtime.__main__ import main
-from realtime.services import idempotency, payments, refunds
+from realtime.services import idempotency, purchase_records, purchase_recovery, refunds
 
 
 def hasten() -> None:
     idempotency.HOLD_S, idempotency.HOLD_AGAIN_AFTER_S = 1.5, 0.5
-    payments.FIRST_CHECK_S = 2.5
+    purchase_records.FIRST_CHECK_S = 2.5
+    purchase_records.PENDING_CHECK_S = 0.5
+    purchase_recovery.CHECK_PAUSES_S = (1, 1, 1, 1, 2)
     refunds.FIRST_CHECK_S = 2.5
 
 

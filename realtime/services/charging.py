@@ -1,0 +1,84 @@
+"""A purchase's talk with the payment provider, between its recovery points and never inside a transaction.
+
+Only the payment named in the row is ever confirmed, and a payment is charged once however often it is confirmed. So
+each step may be repeated by whoever comes next, a request or a job, wherever the one before them was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from realtime.adapters.stripe_gateway import Gateway, Payment, PaymentStatus, ProviderRefused, ProviderUnavailable
+from realtime.domain.purchase import Purchase
+from realtime.services.purchase_records import PurchaseRecords
+
+T = TypeVar("T")
+
+ATTEMPT_S = 25.0
+"""How long a request waits for the provider before it is answered `processing` and left to the job."""
+
+
+class Budget:
+    """The time one go has for all its talk with the provider."""
+
+    def __init__(self) -> None:
+        self._deadline = asyncio.get_running_loop().time() + ATTEMPT_S
+
+    async def within(self, call: Awaitable[T]) -> T:
+        """The call's answer, or ProviderUnavailable when the time is over: it may have taken effect all the same."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await call
+        except TimeoutError:
+            raise ProviderUnavailable("our own time for it is over") from None
+
+
+class Charging:
+    def __init__(self, gateway: Gateway, records: PurchaseRecords) -> None:
+        self._gateway = gateway
+        self._records = records
+
+    async def prepare(self, purchase: Purchase, budget: Budget, *, resumed: bool) -> Purchase:
+        """Make the payment, unconfirmed, and name it in the row. Raises ProviderUnavailable, with nothing changed."""
+        try:
+            payment = None
+            if resumed:
+                payment = await budget.within(self._gateway.find(purchase.id, purchase.created_at))
+            if payment is None:
+                payment = await budget.within(
+                    self._gateway.create(
+                        purchase.id, purchase.user_id, purchase.amount_cents, purchase.payment_method_id
+                    )
+                )
+        except ProviderRefused as refused:
+            return await self._records.let_go(purchase.id, "payment_method_invalid", refused.code)
+        return await self._records.name_payment(purchase.id, payment)
+
+    async def charge(self, purchase: Purchase, budget: Budget, *, confirm_at_once: bool) -> None:
+        """Confirm the payment, unless it was, and record the outcome. Raises ProviderUnavailable if nobody knows it."""
+        assert purchase.payment_intent_id is not None
+        payment_id = purchase.payment_intent_id
+        payment = None if confirm_at_once else await budget.within(self._gateway.payment(payment_id))
+        failure: str | None = None
+        refusal: str | None = None
+        if payment is None or payment.status is PaymentStatus.REQUIRES_CONFIRMATION:
+            try:
+                payment = await budget.within(self._gateway.confirm(payment_id, purchase.id))
+            except ProviderRefused as refused:
+                # Refused may mean that it was confirmed before: the payment itself knows.
+                payment = await budget.within(self._gateway.payment(payment_id))
+                if payment.status is PaymentStatus.REQUIRES_CONFIRMATION:
+                    payment = await self.cancel(payment_id, budget)
+                    failure, refusal = "payment_method_invalid", refused.code
+            except ProviderUnavailable:
+                payment = await budget.within(self._gateway.payment(payment_id))
+        await self._records.record(purchase.id, payment, failure=failure, decline_code=refusal)
+
+    async def cancel(self, payment_id: str, budget: Budget) -> Payment:
+        """Cancel the payment; if it cannot be cancelled, how it stands."""
+        try:
+            return await budget.within(self._gateway.cancel(payment_id))
+        except ProviderRefused:
+            return await budget.within(self._gateway.payment(payment_id))
