@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from realtime.adapters import logs
 from realtime.composition import StartFailed
 from realtime.config import Settings
 from realtime.main import document, run_web
+from realtime.processes import Place, run_workers
 from realtime.worker import run_worker
 
 log = structlog.get_logger()
@@ -33,28 +35,46 @@ def main(arguments: list[str] | None = None) -> int:
         help="serve (the default); meter and do jobs only; or print a document of the interface",
     )
     parser.add_argument("--workers", type=int, help="server processes behind the one port (WORKERS)")
+    for told_by_the_parent, kind in (("number", int), ("directory", Path), ("line", int)):
+        parser.add_argument(f"--worker-{told_by_the_parent}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--migrate", action="store_true", help="bring the database's schema up to date first")
     chosen = parser.parse_args(arguments)
+    place = None
+    if chosen.worker_number is not None:
+        place = Place(chosen.worker_number, chosen.worker_directory, chosen.worker_line)
     try:
         settings = config.load(**({"workers": chosen.workers} if chosen.workers else {}))
         if chosen.role in {"openapi", "asyncapi"}:
             sys.stdout.write(document(settings, chosen.role))
             return 0
         try:
-            logs.configure(log_format=settings.log_format, log_dir=settings.log_dir)
+            worker = place.number if place else None
+            logs.configure(log_format=settings.log_format, log_dir=settings.log_dir, worker=worker)
         except OSError as error:
             raise StartFailed("LOG_DIR: cannot be written to", error) from error
-        with complete(settings, migrate=chosen.migrate) as settings:
-            _run(run_worker(settings) if chosen.role == "worker" else run_web(settings))
+        with complete(settings, migrate=chosen.migrate) as completed:
+            _run(_program(chosen.role, completed, settings, place))
     except (
         config.SettingsError, StartFailed, embedded.EmbeddedError, EmbeddedPostgresError, BadDatabaseUrl, OSError,
     ) as error:  # fmt: skip
-        return _fail(error)
+        return _fail(error, place)
     return 0
 
 
-def _fail(error: Exception) -> int:
-    print(f"callmeter: {' '.join(str(error).split())}", file=sys.stderr)
+def _program(role: str, settings: Settings, given: Settings, place: Place | None) -> Coroutine[Any, Any, None]:
+    if role == "worker":
+        return run_worker(settings)
+    if place is None and settings.workers > 1:
+        return run_workers(settings, given)
+    return run_web(settings, place)
+
+
+def _fail(error: Exception, place: Place | None) -> int:
+    line = " ".join(str(error).split())
+    if place is not None and not place.told:
+        place.cannot_serve(line)  # the parent says it once for all of them
+    else:
+        print(f"callmeter: {line}", file=sys.stderr)
     return 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -37,6 +38,7 @@ from realtime.edge.routes import Route
 from realtime.edge.security_headers import security_headers
 from realtime.edge.sockets import Sockets
 from realtime.fanout import FanoutServer, serve
+from realtime.processes import Place
 from realtime.services.sessions import Sessions
 
 log = structlog.get_logger()
@@ -44,9 +46,14 @@ log = structlog.get_logger()
 PROBE_TIMEOUT_S = 2.0
 
 
-async def run_web(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain: no new calls, tabs told, the meter stopped between batches."""
+async def run_web(settings: Settings, place: Place | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain: no new calls, tabs told, the meter stopped between batches.
+
+    `place` is that among the processes behind the port, where there are several.
+    """
     stopping = stop_on_signals()
+    if place is not None:
+        place.when_alone(stopping.set)
     instance_id = new_instance_id()
     async with observers(settings, instance_id) as watched, servers(settings, watched) as (db, redis_client, client):
         assert settings.redis_url
@@ -80,11 +87,18 @@ async def run_web(settings: Settings) -> None:
             try:
                 async with contextlib.AsyncExitStack() as listening:
                     try:
-                        await listening.enter_async_context(serve(app, sio, host=settings.host, port=settings.port))
+                        siblings = place.directory if place is not None else None
+                        await listening.enter_async_context(
+                            serve(app, sio, host=settings.host, port=settings.port, siblings=siblings)
+                        )
                     except OSError as error:
                         what = f"HOST, PORT: {settings.host}:{settings.port} cannot be listened on"
                         raise StartFailed(what, error) from error
-                    log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
+                    if place is not None:
+                        log.info("a worker serves", instance=instance_id, pid=os.getpid(), socket_ids=sio.eio.tag)
+                        place.serves()
+                    else:
+                        log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
                     await stopping.wait()
                     log.info("draining")
                     await sockets.drain()

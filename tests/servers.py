@@ -66,13 +66,13 @@ def free_port() -> int:
 class Server:
     """One process of ours."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(self, arguments: list[str], env: dict[str, str], log: Path, cwd: Path = ROOT) -> None:
         self.port = int(env["PORT"])
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments], env=env, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                [sys.executable, *arguments], env=env, cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
 
     def wait_for(self, line: str, timeout_s: float = 30.0) -> None:
@@ -187,8 +187,9 @@ class Tab:
 class JavaScriptTab:
     """The same, with the official JavaScript client in a Node process."""
 
-    def __init__(self, server: Server, user: str, token: str, transports: str) -> None:
+    def __init__(self, server: Server, user: str, token: str, transports: str, *, reconnect: bool = False) -> None:
         self.server, self.user, self.token, self.transports = server, user, token, transports
+        self.reconnect = reconnect
         self.heard: list[tuple[str, Any]] = []
         self.sid = ""
         self.refused: dict[str, Any] | None = None
@@ -197,6 +198,7 @@ class JavaScriptTab:
 
     async def connect(self) -> JavaScriptTab:
         command = ["node", "tab.mjs", self.server.url, self.token, self.transports]
+        command += ["reconnect"] if self.reconnect else []
         self._process = await asyncio.create_subprocess_exec(
             *command, cwd=JAVASCRIPT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
@@ -253,8 +255,10 @@ def javascript() -> None:
 async def open_javascript_tab(javascript: None) -> AsyncIterator[Opens]:
     tabs: list[JavaScriptTab] = []
 
-    async def connect(server: Server, user: str, *, transports: str = "websocket", **claims: Any) -> JavaScriptTab:
-        tab = JavaScriptTab(server, user, token_of(user, **claims), transports)
+    async def connect(
+        server: Server, user: str, *, transports: str = "websocket", reconnect: bool = False, **claims: Any
+    ) -> JavaScriptTab:
+        tab = JavaScriptTab(server, user, token_of(user, **claims), transports, reconnect=reconnect)
         tabs.append(tab)
         return await tab.connect()
 

@@ -23,10 +23,20 @@ class _LossyFile(logging.handlers.RotatingFileHandler):
         pass
 
 
-def configure(*, log_format: str, log_dir: str | None) -> None:
-    """Send structlog's and the standard library's records the same way. Raises OSError if LOG_DIR cannot be written."""
+def configure(*, log_format: str, log_dir: str | None, worker: int | None = None) -> None:
+    """Send structlog's and the standard library's records the same way. Raises OSError if LOG_DIR cannot be written.
+
+    `worker` is this process's number where several serve: its lines say it, and it rotates a file of its own.
+    """
+
+    def of_worker(_logger: Any, _method: str, event: Any) -> Any:
+        if worker is not None:
+            event["worker"] = worker
+        return event
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        of_worker,
         add_trace_ids,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -59,7 +69,8 @@ def configure(*, log_format: str, log_dir: str | None) -> None:
     if log_dir:
         path = Path(log_dir)
         path.mkdir(parents=True, exist_ok=True)
-        file = _LossyFile(path / "callmeter.jsonl", maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
+        name = "callmeter.jsonl" if worker is None else f"callmeter-{worker}.jsonl"
+        file = _LossyFile(path / name, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
         file.setFormatter(as_json)
         handlers.append(file)
     logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)

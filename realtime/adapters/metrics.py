@@ -3,13 +3,15 @@
 With one process the values are its own. With several behind the one port, whoever starts them names a directory in
 PROMETHEUS_MULTIPROC_DIR before they do: each process writes its values to files there and a scrape of any of them reads
 all (prometheus-client's multiprocess mode). Counters of a process that has ended stay counted; its gauges go when the
-one who started it calls `forget_process`.
+one who started it calls `forget_process`. `callmeter_processes` says how many live ones an answer covers. What is
+sampled rather than counted (sockets, pools, the fan-out's totals) is as old as each process's last sample: seconds.
 
 Labels come from tables of this program (route templates, event names, refusal codes), never from what a client sends.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 import tempfile
@@ -17,6 +19,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -73,6 +77,26 @@ def forget_process(pid: int, directory: str | os.PathLike[str]) -> None:
     mark_process_dead(pid, os.fspath(directory))  # type: ignore[no-untyped-call]
 
 
+class ProcessesTogether:
+    """`process_cpu_seconds_total`, `process_resident_memory_bytes`, … of all live processes that share `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client import ProcessCollector  # noqa: PLC0415
+
+        together: dict[str, Any] = {}
+        # `forget_process` removes the files of gauges that only live processes have.
+        for pid in {int(file.stem.rpartition("_")[2]) for file in self._directory.glob("gauge_live*.db")}:
+            for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                if (known := together.setdefault(family.name, family)) is not family:
+                    put = min if family.name == "process_start_time_seconds" else operator.add
+                    pairs = zip(known.samples, family.samples, strict=True)
+                    known.samples = [one._replace(value=put(one.value, other.value)) for one, other in pairs]
+        yield from together.values()
+
+
 class Instruments:
     """Makes this process's instruments, all under one prefix and in one registry."""
 
@@ -111,6 +135,8 @@ class Metrics:
             prometheus.GCCollector(registry=self.registry)
         self._seen: Counter[tuple[str, str]] = Counter()
         make = Instruments(self.registry, prometheus)
+        self.processes = make.gauge("processes", "Live server processes that this answer covers.")
+        self.processes.set(1)
         self._make_http(make)
         self._make_sockets(make)
         self._make_fanout(make)
@@ -305,4 +331,5 @@ class Metrics:
 
             registry = self._prometheus.CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            registry.register(ProcessesTogether(Path(os.environ[DIRECTORY])))
         return self._prometheus.generate_latest(registry), self._prometheus.CONTENT_TYPE_LATEST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import string
 from collections.abc import Callable, Coroutine
@@ -26,9 +27,11 @@ from realtime.fanout.websocket import Wire, upgrade_answer
 
 if TYPE_CHECKING:
     from realtime.fanout.rooms import Member
+    from realtime.fanout.siblings import Siblings
 
 UPGRADE_TIMEOUT_S = 10.0
 COMPRESS_FROM_BYTES = 1_024
+_ABOUT_THE_BODY = frozenset({b"content-length", b"transfer-encoding", b"content-encoding", b"expect"})
 TAG_ALPHABET = string.ascii_letters + string.digits
 
 # Engine.IO's own numbers for why a request is refused.
@@ -73,6 +76,8 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         self.sockets: dict[str, Session] = {}
         self.slow: set[Session] = set()
         self.draining = False
+        self.siblings: Siblings | None = None
+        """The other processes behind the port, if there are any."""
         self.on_message: Callable[[Session, str | bytes], None] = lambda _session, _data: None
         self.on_expiry: Callable[[Member, float], float | None] = lambda _member, _now: None
         self.plain_connect: Any = None
@@ -214,6 +219,9 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         query = dict(reversed(list(request.query.items())))
         self._check_query(query, request.method)
+        owner = self.siblings.owner_of(query.get("sid", "")) if self.siblings is not None else None
+        if owner is not None and await self._pass_on(request, owner):
+            return web.Response()
         if query["transport"] == "websocket":
             return self._take_over(request)
         if "sid" not in query:
@@ -305,7 +313,7 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
 
     def _take_over(self, request: web.BaseRequest) -> web.Response:
         """A WebSocket on a connection that carried other requests before: take it from aiohttp."""
-        protocol, transport = request.protocol, request.transport
+        transport = request.transport
         if request.method != "GET" or transport is None:
             raise Refusal(BAD_REQUEST)
         head = handshake.head_of(request.method, request.path_qs, request.raw_headers)
@@ -319,9 +327,37 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
             raise
         finally:
             transport.resume_reading()
-        protocol.transport = None  # aiohttp takes its connection for lost, and lets go of the real one
-        protocol.connection_lost(None)
+        self._let_go(request)
         return web.Response()
+
+    @staticmethod
+    def _let_go(request: web.BaseRequest) -> None:
+        """aiohttp takes its connection for lost, and lets go of the real one."""
+        request.protocol.transport = None
+        request.protocol.connection_lost(None)
+
+    def owner_in(self, head: bytes) -> str | None:
+        """The other process behind the port that has the session the request is for."""
+        return self.siblings.owner_in(head) if self.siblings is not None else None
+
+    async def _pass_on(self, request: web.BaseRequest, owner: str) -> bool:
+        """Give the connection, with this request, to the process that has the session; whether it could be."""
+        assert self.siblings is not None
+        body = await self._body(request)
+        too_long_bytes = max(request.content_length or 0, self.limits.message_bytes + 1)
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.pause_reading()
+        held = os.dup(transport.get_extra_info("socket").fileno())
+        head = _again(request, len(body) if body is not None else too_long_bytes)
+        if not await self.siblings.give(owner, held, head + (body or b"")):
+            transport.resume_reading()
+            return False
+        transport.set_protocol(asyncio.Protocol())
+        self._let_go(request)
+        transport.abort()  # closes this process's handle on it only
+        return True
 
     # -- what python-socketio calls ------------------------------------------------------------------------------
 
@@ -379,6 +415,14 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
                 return
             total_bytes -= size_bytes
             self.sockets[sid].drop("slow")
+
+
+def _again(request: web.BaseRequest, body_bytes: int) -> bytes:
+    """The head of the request as it came, for a body that has been read and is in one piece now."""
+    headers = [(name, value) for name, value in request.raw_headers if name.lower() not in _ABOUT_THE_BODY]
+    if request.method == "POST":
+        headers.append((b"Content-Length", b"%d" % body_bytes))
+    return handshake.head_of(request.method, request.path_qs, headers)
 
 
 def _peer_of(request: web.BaseRequest) -> tuple[str, int]:

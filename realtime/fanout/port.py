@@ -1,15 +1,19 @@
 """One port for HTTP and WebSockets: the first request of a connection decides whose it is.
 
-A WebSocket upgrade for Socket.IO's path is answered here, without the HTTP server ever seeing the connection; anything
-else is handed to aiohttp with what has been read of it, and stays with aiohttp.
+A WebSocket upgrade for Socket.IO's path is answered here, without the HTTP server ever seeing the connection; what
+belongs to a session of another process behind the port is passed on to it; anything else is handed to aiohttp with what
+has been read of it, and stays with aiohttp.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
@@ -18,23 +22,26 @@ from realtime.fanout import handshake
 from realtime.fanout.engine import EngineServer, Refusal, peer_of
 from realtime.fanout.handshake import END_OF_HEAD, LONGEST_HEAD_BYTES, BadRequest
 from realtime.fanout.server import FanoutServer
+from realtime.fanout.siblings import Siblings
 from realtime.fanout.timers import NOWHERE
 
 SOCKETIO_PATH = "/socket.io/"
+_STARTS = (f"GET {SOCKETIO_PATH}".encode(), f"POST {SOCKETIO_PATH}".encode())
 BACKLOG = 4_096
 SHUTDOWN_TIMEOUT_S = 5.0
 _shared = memoryview(bytearray(64 * 1024))
 
 
 class Opening(asyncio.BufferedProtocol):
-    """A new connection until its request's head is there."""
+    """A new connection until its request's head is there. `head` is what another process has read of it."""
 
-    __slots__ = ("_head", "_http", "address", "engine", "peer", "tick", "transport")
+    __slots__ = ("_decided", "_head", "_http", "address", "engine", "peer", "tick", "transport")
 
-    def __init__(self, engine: EngineServer, http: HttpServer) -> None:
+    def __init__(self, engine: EngineServer, http: HttpServer, head: bytes = b"") -> None:
         self.engine = engine
         self._http = http
-        self._head = b""
+        self._head = head
+        self._decided = False
         self.peer = ("", 0)
         self.address: str | None = None
         self.tick = NOWHERE
@@ -49,30 +56,61 @@ class Opening(asyncio.BufferedProtocol):
             return
         self.address = self.peer[0]
         self.engine.wheel.schedule(self, self.engine.now() + self.engine.limits.handshake_timeout_s)
+        if self._head:
+            self.engine.loop.call_soon(self._received, b"")  # not in here: the transport is not reading yet
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _shared
 
     def buffer_updated(self, nbytes: int) -> None:
-        head = self._head + bytes(_shared[:nbytes])
+        self._received(bytes(_shared[:nbytes]))
+
+    def _received(self, data: bytes) -> None:
+        if self._decided or self.transport is None or self.transport.is_closing():
+            return
+        head = self._head + data
         if END_OF_HEAD not in head and len(head) < LONGEST_HEAD_BYTES and self._may_be_ours(head):
             self._head = head
             return
+        self._decided = True
         self.engine.wheel.cancel(self)
+        if self._is_for_sockets(head) and (owner := self.engine.owner_in(head)) is not None:
+            self.transport.pause_reading()
+            held = os.dup(self.transport.get_extra_info("socket").fileno())
+            self.engine.background(self._pass_on(owner, held, head))
+        else:
+            self._keep(head)
+
+    def _keep(self, head: bytes) -> None:
         if self._is_ours(head):
             self._open(head)
         else:
             self._hand_over(head)
 
+    async def _pass_on(self, owner: str, held: int, head: bytes) -> None:
+        """To the process that has the session; if that has gone, the session is refused here as any unknown one."""
+        assert self.engine.siblings is not None
+        given = await self.engine.siblings.give(owner, held, head)
+        if self.transport is None or self.transport.is_closing():
+            return
+        if given:
+            self.transport.abort()  # closes this process's handle on it only
+        else:
+            self.transport.resume_reading()
+            self._keep(head)
+
     @staticmethod
     def _may_be_ours(head: bytes) -> bool:
-        start = f"GET {SOCKETIO_PATH}".encode()
-        return head.startswith(start) or start.startswith(head)
+        return any(head.startswith(start) or start.startswith(head) for start in _STARTS)
+
+    @staticmethod
+    def _is_for_sockets(head: bytes) -> bool:
+        return END_OF_HEAD in head and head.startswith(_STARTS)
 
     def _is_ours(self, head: bytes) -> bool:
         return (
             END_OF_HEAD in head
-            and head.startswith(f"GET {SOCKETIO_PATH}".encode())
+            and head.startswith(_STARTS[0])
             and b"\r\nupgrade: websocket\r\n" in head[: head.index(END_OF_HEAD) + 2].lower()
         )
 
@@ -163,11 +201,12 @@ async def serve(
     host: str | None = None,
     port: int | None = None,
     sock: socket.socket | None = None,
-    reuse_port: bool = False,
+    siblings: Path | None = None,
 ) -> AsyncIterator[asyncio.Server]:
     """Serve the application and the sockets on one port for as long as the block runs.
 
-    At its end the port is closed first, then the sockets are sent elsewhere, then requests under way are waited for.
+    With `siblings`, a directory of their own, other processes serve behind the same port (see `siblings.py`). At its
+    end the port is closed first, then the sockets are sent elsewhere, then requests under way are waited for.
     """
     loop = asyncio.get_running_loop()
     runner = _Runner(app, sio.eio)
@@ -178,15 +217,29 @@ async def serve(
     def accept() -> Opening:
         return Opening(sio.eio, http)
 
+    def accept_passed(connection: socket.socket, head: bytes) -> None:
+        sio.eio.background(_served(connection, lambda: Opening(sio.eio, http, head)))
+
     try:
         if sock is not None:
             server = await loop.create_server(accept, sock=sock, backlog=BACKLOG)
         else:
-            server = await loop.create_server(accept, host, port or 0, reuse_port=reuse_port or None, backlog=BACKLOG)
+            shared = True if siblings is not None else None
+            server = await loop.create_server(accept, host, port or 0, reuse_port=shared, backlog=BACKLOG)
         try:
+            if siblings is not None:
+                sio.eio.siblings = Siblings(siblings, sio.eio.tag)
+                sio.eio.siblings.open(accept_passed)
             yield server
         finally:
             server.close()
+            if sio.eio.siblings is not None:
+                sio.eio.siblings.close()
             await sio.drain()
     finally:
         await runner.cleanup()
+
+
+async def _served(connection: socket.socket, protocol: Callable[[], Opening]) -> None:
+    with contextlib.suppress(OSError):  # the client has gone
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
