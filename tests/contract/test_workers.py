@@ -188,7 +188,7 @@ async def test_a_killed_process_is_started_again_its_tabs_come_back_elsewhere_an
     call_id = started["call"]["id"]
     await eventually(lambda: callee.told("call:incoming"))
     assert (await callee.ask("call:accept", {"callId": call_id}))["ok"]
-    async with crowd(service, 32) as others:
+    async with crowd(service, 64) as others:
         victim = next(worker for worker in workers(service.server) if worker.tag == tag_of(caller.sid))
         hit = [client for client in others if tag_of(client.get_sid()) == victim.tag]
         old_sid = caller.sid
