@@ -15,6 +15,9 @@ from typing import Any
 import aiohttp
 import asyncpg
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
@@ -136,7 +139,11 @@ async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple
         if await pool.fetchval("SELECT to_regclass('calls')") is None:
             raise StartFailed("DATABASE_URL: the database is not migrated", "python -m ledger migrate up")
         client = redis.asyncio.from_url(
-            settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+            settings.redis_url,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+            # After a restart of Redis every connection of the pool is dead, and finds out when it is used next.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
         stack.push_async_callback(client.aclose)
         http_client = await stack.enter_async_context(aiohttp.ClientSession())

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from realtime.adapters.postgres import UNREACHABLE
+from realtime.adapters.presence import Presence
 from realtime.adapters.transactions import Database
 from realtime.composition import (
     Core,
@@ -122,7 +123,9 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
     """Every HTTP route of this server, those of its documents included."""
     settings = core.settings
     table = [
-        *http.health_routes({"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, sio)}),
+        *http.health_routes(
+            {"postgresql": _postgres_probe(core.db), "redis": _redis_probe(core.redis, core.presence, sio)}
+        ),
         *bff.session_routes(settings, authenticator, sio.disconnect),
         *http.call_routes(core.calls),
         *http.wallet_routes(core.wallets),
@@ -173,14 +176,16 @@ def _postgres_probe(db: Database) -> http.Probe:
     return probe
 
 
-def _redis_probe(client: Any, sio: FanoutServer) -> http.Probe:
+def _redis_probe(client: Any, presence: Presence, sio: FanoutServer) -> http.Probe:
+    """A Redis that answers and takes no writes, or whose pushes do not arrive here, is none to serve with."""
+
     async def probe() -> str | None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await client.ping()
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             return f"{type(error).__name__}: {error}".removesuffix(": ")
-        return sio.deaf()
+        return presence.trouble or sio.deaf()
 
     return probe
 

@@ -182,6 +182,10 @@ async def overdue_absences(conn: Any, grace_s: int, limit: int) -> list[tuple[UU
     return [(row["id"], row["caller_id"], row["callee_id"]) for row in rows]
 
 
+async def absences(conn: Any, limit: int) -> list[LiveCall]:
+    return [LiveCall(**row) for row in await conn.fetch(_SQL["absences"], limit)]
+
+
 async def live_page(conn: Any, after: UUID, limit: int) -> list[LiveCall]:
     return [LiveCall(**row) for row in await conn.fetch(_SQL["live_page"], after, limit)]
 

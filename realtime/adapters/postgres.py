@@ -43,7 +43,9 @@ async def open_pool(url: str, *, max_size: int, init: Prepare | None = None) -> 
     """A pool whose transactions cannot hold locks while their client is gone; `init` sees each new connection.
 
     `idle_in_transaction_session_timeout` ends a transaction whose process hangs between two statements, and the TCP
-    settings notice a host that vanished, so that a call's row is free for another meter within seconds.
+    settings notice a host that vanished, so that a call's row is free for another meter within seconds. Waits for a
+    lock end sooner than that: of a hung process's transactions those that queue behind the first have given up when it
+    is ended, or each in turn would hold what all need (the platform's account) for as long again.
     """
 
     async def prepare(conn: Any) -> None:
@@ -62,8 +64,8 @@ async def open_pool(url: str, *, max_size: int, init: Prepare | None = None) -> 
         server_settings=database["server_settings"]
         | {
             "application_name": "callmeter",
-            "idle_in_transaction_session_timeout": "4000",
-            "lock_timeout": "4000",
+            "idle_in_transaction_session_timeout": "3000",
+            "lock_timeout": "1500",
             "statement_timeout": "9000",
             "tcp_keepalives_idle": "2",
             "tcp_keepalives_interval": "1",

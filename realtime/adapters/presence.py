@@ -2,14 +2,15 @@
 
 Each instance keeps one Redis set of the users it has tabs of, and a place in the sorted set of live instances that it
 must renew: an instance that dies takes its users with it when its place lapses, and nobody has to clean up. A Redis
-that lost everything is filled again by the next beat. Redis's own clock is used throughout, so instances' clocks do not
-matter. All keys share a hash tag, which keeps the scripts legal on a Redis Cluster.
+that lost everything is filled again by the next beat. A tab here is there whatever Redis says, which may be full, or
+empty, or out of reach of this instance only. Redis's own clock is used throughout, so instances' clocks do not matter.
+All keys share a hash tag, which keeps the scripts legal on a Redis Cluster.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -64,6 +65,10 @@ class Presence:
         self._redis = redis
         self._tabs: Counter[str] = Counter()
         self._untold = False
+        self._moved_meanwhile: set[str] | None = None
+        """Who came or went while all users are being told again; None when they are not."""
+        self.trouble: str | None = None
+        """Why the last beat did not reach Redis: it is away, or takes no writes. None when it did."""
         self._beat = redis.register_script(_BEAT)
         self._online = redis.register_script(_ONLINE)
         self._some = redis.register_script(_SOME)
@@ -75,6 +80,10 @@ class Presence:
     @property
     def local_users(self) -> int:
         return len(self._tabs)
+
+    def here(self, user_ids: Iterable[str]) -> set[str]:
+        """Which of these users have a tab on this instance."""
+        return {user for user in user_ids if user in self._tabs}
 
     async def arrive(self, user_id: str) -> None:
         """A tab of the user has connected here. Counted even when Redis is away: the next beat tells it."""
@@ -93,6 +102,8 @@ class Presence:
             await self._tell("sadd", user_id)
 
     async def _tell(self, command: str, user_id: str) -> None:
+        if self._moved_meanwhile is not None:
+            self._moved_meanwhile.add(user_id)
         key = _TABS + self.instance_id
         try:
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -105,12 +116,27 @@ class Presence:
 
     async def beat(self) -> None:
         """Renew this instance's place; tell its users again where Redis no longer knows as many."""
-        known = await self._beat(keys=[_INSTANCES, _TABS + self.instance_id], args=[self.instance_id, LAPSE_MS])
-        if self._untold or known != len(self._tabs):
-            await self._tell_all()
-            self._untold = False
+        try:
+            known = await self._beat(keys=[_INSTANCES, _TABS + self.instance_id], args=[self.instance_id, LAPSE_MS])
+            if self._untold or known != len(self._tabs):
+                await self._tell_all()
+                self._untold = False
+        except RedisError as error:
+            self.trouble = str(error) or type(error).__name__
+            raise
+        self.trouble = None
 
     async def _tell_all(self) -> None:
+        """Who comes or goes while this is on its way may be told before it is carried out: they are told once more."""
+        self._moved_meanwhile = set()
+        try:
+            await self._replace_all()
+        finally:
+            moved, self._moved_meanwhile = self._moved_meanwhile, None
+        for user_id in moved:
+            await self._tell("sadd" if user_id in self._tabs else "srem", user_id)
+
+    async def _replace_all(self) -> None:
         key = _TABS + self.instance_id
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(key)
@@ -134,7 +160,7 @@ class Presence:
             page = list(user_ids[start : start + _USERS_A_QUERY])
             flags = await self._online(keys=[_INSTANCES, _TABS], args=page)
             found.update(user for user, flag in zip(page, flags, strict=True) if flag)
-        return found
+        return found | self.here(user_ids)
 
     async def some_online(self, at_most: int) -> list[str]:
         """Some of the users who are online, in order of their names."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -119,10 +119,10 @@ async def due(conn: Any, limit: int) -> list[UUID]:
     return [row["id"] for row in await conn.fetch(_SQL["due_purchases"], limit)]
 
 
-async def take_check(conn: Any, purchase_id: UUID, next_in_s: float) -> Purchase | None:
-    """The purchase, if it is due and no other job has just taken it."""
+async def take_check(conn: Any, purchase_id: UUID, next_in_s: float) -> tuple[Purchase, timedelta] | None:
+    """The purchase and its age by the database's clock, if it is due and no other job has just taken it."""
     row = await conn.fetchrow(_SQL["take_check"], purchase_id, next_in_s)
-    return _purchase(row) if row else None
+    return (_purchase(row), row["age"]) if row else None
 
 
 async def check_again(conn: Any, purchase_id: UUID, in_s: float) -> None:

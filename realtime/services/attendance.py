@@ -2,7 +2,8 @@
 
 Each instance walks all live calls page by page, and notes in the call's row since when a side has been gone, or that it
 is back. A call past the grace is asked about once more before it ends. While Redis cannot be asked, nobody is taken for
-gone: an unanswered question is not an absence.
+gone: an unanswered question is not an absence. And whoever has a tab here is there, whatever another instance has noted
+that Redis no longer tells of this one (it is full, or this instance is cut off from it).
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Attendance:
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def sweep(self) -> None:
-        """Look at the next page of live calls, then end those past the grace."""
+        """Vouch for the tabs here, look at the next page of live calls, then end those past the grace."""
+        await self._vouch()
         async with self._db.connection() as conn:
             page = await calls_store.live_page(conn, self._after, CALLS_A_PAGE)
         self._after = page[-1].id if len(page) == CALLS_A_PAGE else _FIRST
@@ -98,3 +100,19 @@ class Attendance:
                 continue  # back since; the next look at its page clears the mark
             with suppress(errors.Refused):
                 await self._calls.vanish(call_id)
+
+    async def _vouch(self) -> None:
+        """Take back what is noted of sides that have a tab here: without Redis, since that may be why it was noted."""
+        async with self._db.connection() as conn:
+            noted = await calls_store.absences(conn, CALLS_A_PAGE)
+            here = self._presence.here(user for c in noted for user in (c.caller_id, c.callee_id))
+            seen = [
+                replace(
+                    c,
+                    caller_absent=c.caller_absent and c.caller_id not in here,
+                    callee_absent=c.callee_absent and c.callee_id not in here,
+                )
+                for c in noted
+            ]
+            if changed := [now for now, before in zip(seen, noted, strict=True) if now != before]:
+                await calls_store.mark_presence(conn, changed)

@@ -6,7 +6,7 @@ of its own from its first moment, and a job every minute takes those that one di
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -38,10 +38,10 @@ class PurchaseRecovery:
 
     async def check(self, purchase_id: str) -> None:
         """Finish or let go of a purchase nobody is working on any more."""
-        purchase = await self._take(UUID(purchase_id))
-        if purchase is None:
+        taken = await self._take(UUID(purchase_id))
+        if taken is None:
             return
-        age = datetime.now(UTC) - purchase.created_at
+        purchase, age = taken
         try:
             if purchase.status is Status.CLAIMED:
                 await self._recover_claimed(purchase, age, Budget())
@@ -68,19 +68,19 @@ class PurchaseRecovery:
         if purchase_id is not None:
             await self._records.record(purchase_id, payment)
 
-    async def _take(self, purchase_id: UUID) -> Purchase | None:
-        """The purchase, if it is due."""
+    async def _take(self, purchase_id: UUID) -> tuple[Purchase, timedelta] | None:
+        """The purchase and its age by the database's clock, if it is due."""
         async with self._db.connection() as conn:
             known = await purchases_store.get(conn, purchase_id)
             if known is None or known.status.finished:
                 return None
             pause_s = CHECK_PAUSES_S[min(known.checks, len(CHECK_PAUSES_S) - 1)]
-            purchase = await purchases_store.take_check(conn, purchase_id, pause_s)
-            if purchase is None and known.status in {Status.CLAIMED, Status.PREPARED}:
+            taken = await purchases_store.take_check(conn, purchase_id, pause_s)
+            if taken is None and known.status in {Status.CLAIMED, Status.PREPARED}:
                 # Somebody is at work on it, and may yet be killed.
                 in_s = purchase_records.FIRST_CHECK_S
                 await jobs.defer(conn, "check_purchase", in_s=in_s, purchase_id=str(purchase_id))
-        return purchase
+        return taken
 
     async def _recover_claimed(self, purchase: Purchase, age: timedelta, budget: Budget) -> None:
         if age > FINISH_WITHIN:

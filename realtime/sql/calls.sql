@@ -82,6 +82,13 @@ WHERE status <> 'ended' AND (caller_absent_since IS NOT NULL OR callee_absent_si
     AND least(caller_absent_since, callee_absent_since) <= meter_now() - $1 * interval '1 second'
 ORDER BY least(caller_absent_since, callee_absent_since) LIMIT $2;
 
+-- name: absences
+-- Calls one side of which is noted as gone, the longest first.
+SELECT id, caller_id, callee_id, caller_absent_since IS NOT NULL AS caller_absent,
+    callee_absent_since IS NOT NULL AS callee_absent
+FROM calls WHERE status <> 'ended' AND (caller_absent_since IS NOT NULL OR callee_absent_since IS NOT NULL)
+ORDER BY least(caller_absent_since, callee_absent_since) LIMIT $1;
+
 -- name: live_page
 -- The next page of live calls by id, with what is known of who is absent.
 SELECT c.id, c.caller_id, c.callee_id,

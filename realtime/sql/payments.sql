@@ -45,7 +45,7 @@ ORDER BY next_check_at LIMIT $1;
 -- Take a purchase that is due, so that one job looks at it; the next look comes after a growing pause.
 UPDATE purchases SET checks = checks + 1, next_check_at = now() + $2 * interval '1 second'
 WHERE id = $1 AND status NOT IN ('succeeded', 'failed') AND next_check_at <= now()
-RETURNING *;
+RETURNING *, now() - created_at AS age;
 
 -- name: check_again
 -- The next look is due in that many seconds.

@@ -102,3 +102,24 @@ async def test_a_kill_leaves_a_refund_paid_back_and_booked_once(
     assert await alive.balance() == 0
     assert await ledger.journals("refund") == 1
     ledger.prove()
+
+
+@pytest.mark.parametrize("offset_s", [-7200, 7200])
+async def test_a_purchase_is_finished_by_its_age_whatever_the_clock_of_who_finishes_it_says(
+    offset_s: int, launch_paying: LaunchPaying, stripe: Stripe, ledger: Ledger
+) -> None:
+    dying = launch_paying(module="tests.payments.dying", DIE_AT="claimed", DIE_NTH=1)
+    with pytest.raises(aiohttp.ClientError):
+        await dying.buy(await stripe.card(), CENTS, key="the purchase")
+    assert dying.server.process.wait(10) == -9
+    if offset_s < 0:  # too old to be charged now, by the clock that counts
+        await ledger.conn.execute("UPDATE purchases SET created_at = created_at - interval '1 hour'")
+    launch_paying(module="tests.faults.skewed", CLOCK_OFFSET_S=offset_s)
+
+    async def finished() -> str | None:
+        status: str = await ledger.conn.fetchval("SELECT status::text FROM purchases")
+        return status if status in {"succeeded", "failed"} else None
+
+    assert await eventually(finished, 30) == ("succeeded" if offset_s > 0 else "failed")
+    assert len(await stripe.charges()) == (1 if offset_s > 0 else 0)
+    ledger.prove()

@@ -1,0 +1,83 @@
+"""Presence on a real Redis: who is there, whatever Redis has lost, refuses or is being told at the moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from realtime.adapters.presence import Presence
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Any]:
+    client = redis.asyncio.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+class HeldBack:
+    """A client whose first transaction is sent only when it is let go."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+
+    def register_script(self, script: str) -> Any:
+        return self._client.register_script(script)
+
+    def pipeline(self, **options: Any) -> Any:
+        pipe = self._client.pipeline(**options)
+        if not self.asked.is_set():
+            execute = pipe.execute
+
+            async def held() -> Any:
+                self.asked.set()
+                await self.let_go.wait()
+                return await execute()
+
+            pipe.execute = held
+        return pipe
+
+
+async def test_who_comes_and_goes_while_everybody_is_told_again_is_told_as_they_are(client: Any) -> None:
+    before = Presence(client, "here")
+    await before.arrive("stays")
+    await before.arrive("goes")
+    held = HeldBack(client)
+    presence = Presence(held, "here")
+    presence._tabs.update(["stays", "goes"])
+    await client.flushall()
+    beating = asyncio.create_task(presence.beat())
+    await held.asked.wait()
+    await presence.arrive("comes")
+    await presence.leave("goes")
+    held.let_go.set()
+    await beating
+    elsewhere = Presence(client, "elsewhere")
+    assert await elsewhere.online(["stays", "goes", "comes"]) == {"stays", "comes"}
+
+
+async def test_a_tab_here_is_there_though_redis_has_forgotten_it(client: Any) -> None:
+    presence = Presence(client, "here")
+    await presence.arrive("ann")
+    await client.flushall()
+    assert await presence.online(["ann", "bob"]) == {"ann"}
+    assert presence.here(["ann", "bob"]) == {"ann"}
+
+
+async def test_a_beat_that_is_refused_is_trouble_until_one_is_not(client: Any) -> None:
+    presence = Presence(client, "here")
+    await presence.beat()
+    assert presence.trouble is None
+    await client.set("{callmeter}:presence:tabs:here", "of another type")
+    with pytest.raises(RedisError):
+        await presence.beat()
+    assert presence.trouble is not None
+    await client.flushall()
+    await presence.beat()
+    assert presence.trouble is None
