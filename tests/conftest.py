@@ -26,7 +26,7 @@ from ledger import migrations
 from ledger.database_url import DatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.faults.table"]
 
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
 TEMPLATE = f"callmeter_template_{RUN[:12]}"
