@@ -20,6 +20,7 @@ from dotenv import dotenv_values
 
 from ledger.database_url import DatabaseUrl
 from ledger.sql import load
+from ledger.stripe_api import API_VERSION
 
 SQL = load("ledger.sql", "reconcile.sql")
 STRIPE = "https://api.stripe.com"
@@ -112,7 +113,9 @@ def reconcile(database_url: str, at: StripeAccount) -> Reconciliation:
 
 
 def _at_stripe(at: StripeAccount) -> tuple[dict[str, Sums], bool]:
-    client = stripe.StripeClient(at.secret_key, base_addresses={"api": at.api_base}, max_network_retries=3)
+    client = stripe.StripeClient(
+        at.secret_key, stripe_version=API_VERSION, base_addresses={"api": at.api_base}, max_network_retries=3
+    )
     found: defaultdict[str, Sums] = defaultdict(Sums)
     payment_of: dict[str, str] = {}
     for charge in _all(client.v1.charges):

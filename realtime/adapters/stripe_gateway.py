@@ -21,11 +21,10 @@ import aiohttp
 import stripe
 import structlog
 
+from ledger.stripe_api import API_VERSION
+
 log = structlog.get_logger()
 
-API_VERSION = "2026-07-29.dahlia"
-"""The last version that lets a payment say which kinds of payment method it takes in a way the stand-in knows too. A
-later one (2026-09-30.endive) takes `allowed_payment_method_types` instead and refuses this."""
 CURRENCY = "usd"
 REQUEST_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
@@ -92,8 +91,8 @@ class Gateway(Protocol):
     async def cancel(self, payment_id: str) -> Payment:
         """See that it can never be charged. Refused if it was."""
 
-    async def refund(self, payment_id: str, purchase_id: UUID, amount_cents: int) -> None:
-        """Pay `amount_cents` back."""
+    async def refund(self, payment_id: str, purchase_id: UUID, amount_cents: int, ordered_at: datetime) -> None:
+        """Pay `amount_cents` back, as it was ordered then."""
 
     async def refunded_cents(self, payment_id: str) -> int:
         """What was paid back so far."""
@@ -186,7 +185,9 @@ class StripeGateway:
     async def cancel(self, payment_id: str) -> Payment:
         return _payment(await self._answer("cancel", self._stripe.v1.payment_intents.cancel_async(payment_id)))
 
-    async def refund(self, payment_id: str, purchase_id: UUID, amount_cents: int) -> None:
+    async def refund(self, payment_id: str, purchase_id: UUID, amount_cents: int, ordered_at: datetime) -> None:
+        # Stripe answers a key as it did before, refusals included: an order of a later time needs one of its own.
+        key = f"purchase:{purchase_id}:refund:{amount_cents}:{ordered_at.timestamp():.6f}"
         await self._answer(
             "refund",
             self._stripe.v1.refunds.create_async(
@@ -196,7 +197,7 @@ class StripeGateway:
                     "metadata": {"purchaseId": str(purchase_id)},
                 },
                 # Not repeated by the library: whoever asks again looks first whether it was made.
-                {"idempotency_key": f"purchase:{purchase_id}:refund:{amount_cents}", "max_network_retries": 0},
+                {"idempotency_key": key, "max_network_retries": 0},
             ),
         )
 

@@ -19,7 +19,7 @@ from realtime.domain import errors
 from realtime.edge.authentication import CSRF_HEADER, SAFE_METHODS, cookie_name
 from realtime.edge.errors import HTTP_CODES, STATUS
 from realtime.edge.events import SENT, SentEvent
-from realtime.edge.routes import Asked, Route, Who
+from realtime.edge.routes import IDEMPOTENCY_KEY, MAX_KEY_LENGTH, Asked, Route, TakesKey, Who
 from realtime.edge.sockets import EVENTS, SocketEvent
 from realtime.edge.wire import MAX_PAGE
 
@@ -37,10 +37,9 @@ QUERY: Mapping[str, Schema] = {
     "limit": {"description": "How many at most.", "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}},
 }
 HEADERS: Mapping[str, Schema] = {
-    "Idempotency-Key": {
+    IDEMPOTENCY_KEY: {
         "description": "Names this intent: a repetition is answered with the first one's answer. A UUID is a good one.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        "required": True,
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
     },
     "Stripe-Signature": {
         "description": "Stripe's signature over the raw body, not older than five minutes.",
@@ -164,6 +163,8 @@ def _operation(route: Route) -> Schema:
     elif route.reads:
         content = {media_type: {"schema": dict(schema)} for media_type, schema in route.reads.items()}
         operation["requestBody"] = {"required": True, "content": content}
+    if "Deprecation" in route.always:
+        operation["deprecated"] = True
     return operation
 
 
@@ -199,7 +200,11 @@ def _query_parameters(route: Route) -> list[Schema]:
 
 
 def _header_parameters(route: Route) -> list[Schema]:
-    return [{"name": name, "in": "header", **HEADERS[name]} for name in route.headers]
+    found = [{"name": name, "in": "header", **HEADERS[name]} for name in route.headers]
+    if route.takes_key is not TakesKey.NO:
+        required = route.takes_key is TakesKey.MUST
+        found.append({"name": IDEMPOTENCY_KEY, "in": "header", **HEADERS[IDEMPOTENCY_KEY], "required": required})
+    return found
 
 
 def _responses(route: Route) -> Schema:
@@ -243,7 +248,7 @@ def _refusals(route: Route) -> set[int]:
         found |= {401, 503}
         if route.who is Who.ADMIN or (route.who is not Who.BEARER and route.method not in SAFE_METHODS):
             found |= {403}
-    if "Idempotency-Key" in route.headers:
+    if route.takes_key is not TakesKey.NO:
         found |= {400, 409, 422}
     return found
 

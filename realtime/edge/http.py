@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from aiohttp import web
-
-from realtime.domain.errors import IdempotencyKeyMissing, NotFound
+from realtime.domain.errors import NotFound
 from realtime.edge import answers, wire
 from realtime.edge.identity import SharedSecret
 from realtime.edge.routes import Answer, Asked, Route, Who
@@ -131,10 +129,3 @@ def development_routes(secret: SharedSecret) -> list[Route]:
         Route("POST", "/dev/login", Who.ANYONE, login, "Development only: a token for anybody.",
               payload=wire.DevLogin, answer=answers.Token),
     ]  # fmt: skip
-
-
-def idempotency_key(request: web.Request) -> str:
-    key = request.headers.get("Idempotency-Key", "").strip()
-    if not key:
-        raise IdempotencyKeyMissing
-    return key

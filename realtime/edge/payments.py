@@ -17,8 +17,7 @@ from realtime.domain import errors
 from realtime.domain.purchase import MAX_CENTS, MIN_CENTS, Purchase, Status
 from realtime.edge import wire
 from realtime.edge.errors import http_answer, rate_limit_headers
-from realtime.edge.http import idempotency_key
-from realtime.edge.routes import Answer, Asked, Route, Who
+from realtime.edge.routes import Answer, Asked, Route, TakesKey, Who
 from realtime.services.grants import Grants
 from realtime.services.idempotency import Kept, derived_key
 from realtime.services.money_limits import Operation
@@ -28,11 +27,14 @@ from realtime.services.refunds import Refunds
 
 NEW_ROUTE = "/api/v1/payments/purchase-tokens"
 OLD_ROUTE = "/api/payments/tokens/purchase"
-DEPRECATED_SINCE = datetime(2026, 11, 23, tzinfo=UTC)
+DEPRECATED = {
+    "Deprecation": f"@{int(datetime(2026, 11, 23, tzinfo=UTC).timestamp())}",
+    "Link": f'<{NEW_ROUTE}>; rel="successor-version"',
+}
+"""What every answer of the old route says while there is a new one (RFC 9745, RFC 8288)."""
 DERIVED_KEY_S = 60
 """For how long the same request of a client without keys is taken for a repetition: a double click or an automatic
 retry, not somebody who buys the same again."""
-MAX_KEY_LENGTH = 255
 
 
 class PurchaseTokens(wire.Payload):
@@ -95,21 +97,16 @@ def payment_routes(settings: Settings, payments: Payments) -> list[Route]:
     keep_s, enhanced = settings.idempotency_ttl_seconds, settings.enable_enhanced_features
 
     async def purchase(asked: Asked) -> web.Response:
-        operation = Operation(asked.caller.user_id, key_of(asked), keep_s)
+        operation = _operation(asked, keep_s)
         return await _answered(operation, payments.buy(operation, _order(asked)))
 
     async def purchase_by_old_route(asked: Asked) -> web.Response:
-        user_id = asked.caller.user_id
-        if "Idempotency-Key" in asked.request.headers:
-            operation = Operation(user_id, key_of(asked), keep_s)
+        if asked.key is None:
+            key = derived_key(asked.caller.user_id, OPERATION, asked.payload.model_dump(mode="json"))
+            operation = Operation(asked.caller.user_id, key, DERIVED_KEY_S)
         else:
-            key = derived_key(user_id, OPERATION, asked.payload.model_dump(mode="json"))
-            operation = Operation(user_id, key, DERIVED_KEY_S)
-        answer = await _answered(operation, payments.buy(operation, _order(asked)))
-        if enhanced:
-            answer.headers["Deprecation"] = f"@{int(DEPRECATED_SINCE.timestamp())}"
-            answer.headers["Link"] = f'<{NEW_ROUTE}>; rel="successor-version"'
-        return answer
+            operation = _operation(asked, keep_s)
+        return await _answered(operation, payments.buy(operation, _order(asked)))
 
     async def one(asked: Asked) -> Answer:
         try:
@@ -121,15 +118,16 @@ def payment_routes(settings: Settings, payments: Payments) -> list[Route]:
     buying: dict[str, Any] = {
         "payload": PurchaseTokens,
         "answer": Purchased,
-        "statuses": (402, 409, 422, 429),
+        "statuses": (402, 429),
         "also": {202: Purchased},
     }
     routes = [
-        Route("POST", OLD_ROUTE, Who.USER, purchase_by_old_route, "Buy tokens, as older clients do.", **buying),
-    ]
+        Route("POST", OLD_ROUTE, Who.USER, purchase_by_old_route, "Buy tokens, as older clients do.", **buying,
+              takes_key=TakesKey.MAY, always=DEPRECATED if enhanced else {}),
+    ]  # fmt: skip
     if enhanced:
         routes += [
-            Route("POST", NEW_ROUTE, Who.USER, purchase, "Buy tokens.", **buying, headers=("Idempotency-Key",)),
+            Route("POST", NEW_ROUTE, Who.USER, purchase, "Buy tokens.", **buying, takes_key=TakesKey.MUST),
             Route("GET", "/api/v1/payments/purchases/{purchaseId}", Who.USER, one, "One of one's own purchases.",
                   answer=PurchaseAnswer),
         ]  # fmt: skip
@@ -162,31 +160,28 @@ def admin_routes(settings: Settings, grants: Grants, refunds: Refunds) -> list[R
     keep_s = settings.idempotency_ttl_seconds
 
     async def grant(asked: Asked) -> web.Response:
-        operation = Operation(asked.caller.user_id, key_of(asked), keep_s)
+        operation = _operation(asked, keep_s)
         wanted = asked.payload
         return await _answered(
             operation, grants.give(operation, asked.caller, wanted.userId, wanted.tokens, wanted.reason)
         )
 
     async def refund(asked: Asked) -> web.Response:
-        operation = Operation(asked.caller.user_id, key_of(asked), keep_s)
+        operation = _operation(asked, keep_s)
         return await _answered(operation, refunds.refund(operation, asked.payload.purchaseId))
 
-    keyed: dict[str, Any] = {"headers": ("Idempotency-Key",)}
     return [
         Route("POST", "/api/v1/admin/grants", Who.ADMIN, grant, "Give tokens to a user.",
-              payload=wire.Grant, answer=Granted, **keyed),
+              payload=wire.Grant, answer=Granted, takes_key=TakesKey.MUST),
         Route("POST", "/api/v1/admin/refunds", Who.ADMIN, refund, "Pay a purchase back.",
-              payload=RefundPurchase, answer=Refunded, statuses=(404,), also={202: Refunded}, **keyed),
+              payload=RefundPurchase, answer=Refunded, statuses=(404,), also={202: Refunded},
+              takes_key=TakesKey.MUST),
     ]  # fmt: skip
 
 
-def key_of(asked: Asked) -> str:
-    """The request's key. Raises IdempotencyKeyMissing, and InvalidPayload for one that is not printable ASCII."""
-    key = idempotency_key(asked.request)
-    if len(key) > MAX_KEY_LENGTH or not key.isascii() or not key.isprintable() or key.startswith("derived:"):
-        raise errors.InvalidPayload(f"Idempotency-Key: is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
-    return key
+def _operation(asked: Asked, keep_s: int) -> Operation:
+    assert asked.key is not None, "the route must have a key, or the caller has seen to it"
+    return Operation(asked.caller.user_id, asked.key, keep_s)
 
 
 async def _answered(operation: Operation, work: Awaitable[Kept]) -> web.Response:

@@ -16,13 +16,22 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from realtime.domain.errors import InvalidPayload, PayloadTooLarge
+from realtime.domain.errors import IdempotencyKeyMissing, InvalidPayload, PayloadTooLarge
 from realtime.domain.trust import Identity
 from realtime.edge import wire
 from realtime.edge.access import note_user
 from realtime.edge.authentication import Authenticator
+from realtime.edge.errors import http_answer
 
 MAX_BODY_BYTES = 64 * 1024
+
+
+class TakesKey(StrEnum):
+    """Whether a route takes an Idempotency-Key."""
+
+    NO = "no"
+    MAY = "may"
+    MUST = "must"
 
 
 class Who(StrEnum):
@@ -61,6 +70,8 @@ class Asked:
     request: web.Request
     caller: Identity
     payload: Any
+    key: str | None = None
+    """The Idempotency-Key, on routes that take one."""
 
     @property
     def path(self) -> dict[str, str]:
@@ -82,6 +93,9 @@ class Route:
     answer: type[BaseModel] | None = None
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
+    takes_key: TakesKey = TakesKey.NO
+    always: Mapping[str, str] = field(default_factory=dict)
+    """Headers of every answer, refusals included."""
     statuses: tuple[int, ...] = ()
     """What it may answer besides `status` and the refusals every route of its kind has."""
     status: int = HTTPStatus.OK
@@ -95,6 +109,16 @@ class Route:
 
 
 ANONYMOUS: Any = None
+IDEMPOTENCY_KEY = "Idempotency-Key"
+MAX_KEY_LENGTH = 255
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The request's key, if it has one. Raises InvalidPayload for one that is not printable ASCII, or too long."""
+    key = request.headers.get(IDEMPOTENCY_KEY, "").strip()
+    if len(key) > MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise InvalidPayload(f"{IDEMPOTENCY_KEY}: is 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+    return key or None
 
 
 async def json_body(request: web.Request) -> Any:
@@ -123,13 +147,24 @@ def _endpoint(route: Route, authenticator: Authenticator) -> Callable[[web.Reque
         Who.SESSION: authenticator.of_session,
     }.get(route.who)
 
-    async def endpoint(request: web.Request) -> web.StreamResponse:
+    async def answered(request: web.Request) -> web.StreamResponse:
         caller = ANONYMOUS
         if identify:
             caller = await identify(request)
             note_user(caller.user_id)
+        key = None if route.takes_key is TakesKey.NO else idempotency_key(request)
+        if key is None and route.takes_key is TakesKey.MUST:
+            raise IdempotencyKeyMissing
         payload = wire.parse(route.payload, await json_body(request)) if route.payload else None
-        answer = await route.handle(Asked(request, caller, payload))
+        answer = await route.handle(Asked(request, caller, payload, key))
         return answer.response() if isinstance(answer, Answer) else answer
 
-    return endpoint
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        try:
+            answer = await answered(request)
+        except Exception as error:
+            answer = http_answer(error)
+        answer.headers.update(route.always)
+        return answer
+
+    return endpoint if route.always else answered

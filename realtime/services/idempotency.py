@@ -30,7 +30,6 @@ log = structlog.get_logger()
 HOLD_S = 6.0
 """How long a record stays held after its holder's last sign of life."""
 HOLD_AGAIN_AFTER_S = 2.0
-MAX_KEY_LENGTH = 255
 
 Outcome = dict[str, Any]
 """What was answered: the body of a success, or `{"refused": code, "message": …, "details": {…}}`."""
@@ -74,8 +73,11 @@ class LostHold(Exception):
 
 
 def derived_key(user_id: str, operation: str, payload: Mapping[str, Any]) -> str:
-    """A key for a client that sends none: the same request of the same user has the same one."""
-    return "derived:" + Keyed(user_id, "", operation, payload, 0).request_hash.hex()
+    """A key for a client that sends none: the same request of the same user has the same one.
+
+    It begins with a space, which no header's value does: nobody can send it.
+    """
+    return " derived:" + Keyed(user_id, "", operation, payload, 0).request_hash.hex()
 
 
 def refusal(refused: errors.Refused) -> Outcome:

@@ -108,7 +108,7 @@ class Refunds:
         refused: ProviderRefused | None = None
         if paid_back < purchase.amount_cents:
             try:
-                await self._gateway.refund(payment_id, purchase.id, purchase.amount_cents - paid_back)
+                await self._gateway.refund(payment_id, purchase.id, purchase.amount_cents - paid_back, order.created_at)
                 paid_back = purchase.amount_cents
             except ProviderRefused as error:
                 refused = error

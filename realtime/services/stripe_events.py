@@ -86,7 +86,8 @@ class StripeEvents:
         if event is None:
             return "applied"
         payment_id, charge_id = event.facts["paymentIntentId"], event.facts["chargeId"]
-        if payment_id is None and charge_id is not None:
+        is_reversal = event.type == REFUNDED or event.type in DISPUTES
+        if is_reversal and payment_id is None and charge_id is not None:
             payment_id = await self._gateway.payment_of_charge(charge_id)
         async with self._db.connection() as conn:
             purchase_id = await purchases_store.of_payment(conn, payment_id, _uuid(event.facts["purchaseId"]))
@@ -94,7 +95,7 @@ class StripeEvents:
             return await self._finish(event, "unknown")
         if event.type == SUCCEEDED or event.type in ASKED_AGAIN:
             return await self._apply_payment(event, purchase_id)
-        if event.type == REFUNDED or (event.type in DISPUTES and event.facts["disputeId"]):
+        if is_reversal:
             return await self._apply_reversal(event, purchase_id)
         return await self._finish(event, "ignored")
 
@@ -105,6 +106,8 @@ class StripeEvents:
         payment_id = event.facts["paymentIntentId"]
         if purchase.status is Status.CLAIMED or purchase.payment_intent_id != payment_id:
             # Made for this purchase, but not the payment we confirm: a second one of a retry that was overtaken.
+            if event.type == SUCCEEDED:
+                log.error("a payment nobody confirmed was charged", purchase_id=str(purchase_id), payment_id=payment_id)
             return await self._finish(event, "not_ours")
         if event.type == SUCCEEDED:
             if event.facts["amountCents"] not in {None, purchase.amount_cents}:
@@ -183,10 +186,11 @@ def _facts(body: bytes) -> tuple[str, str, dict[str, Any]]:
         if not (isinstance(event_id, str) and 0 < len(event_id) <= 255 and isinstance(kind, str) and len(kind) <= 255):
             raise TypeError
         is_payment, is_dispute = kind.startswith("payment_intent."), kind.startswith("charge.dispute.")
+        is_charge = about.get("object") == "charge"
         metadata = about.get("metadata") or {}
         return event_id, kind, {
             "paymentIntentId": _text(about.get("id") if is_payment else _id_of(about.get("payment_intent"))),
-            "chargeId": _text(_id_of(about.get("charge"))),
+            "chargeId": _text(about.get("id") if is_charge else _id_of(about.get("charge"))),
             "purchaseId": _text(metadata.get("purchaseId")) if is_payment else None,
             "amountCents": _cents(about.get("amount_received") or about.get("amount")),
             "refundedCents": _cents(about.get("amount_refunded")),

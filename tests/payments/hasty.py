@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from realtime.__main__ import main
-from realtime.services import idempotency, purchase_records, purchase_recovery, refunds
+from realtime.services import charging, idempotency, purchase_records, purchase_recovery, refunds
 
 
 def hasten() -> None:
@@ -14,6 +15,7 @@ def hasten() -> None:
     purchase_records.PENDING_CHECK_S = 0.5
     purchase_recovery.CHECK_PAUSES_S = (1, 1, 1, 1, 2)
     refunds.FIRST_CHECK_S = 2.5
+    charging.ATTEMPT_S = float(os.environ.get("ATTEMPT_S", charging.ATTEMPT_S))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
+from ledger.stripe_api import API_VERSION
+from realtime.services import jobs
 from tests.payments.conftest import Buyer, LaunchPaying, Ledger
-from tests.payments.stripe import Stripe
+from tests.payments.stripe import AUTHENTICATED_CARD, Stripe
 from tests.payments.unreliable import Unreliable, between
 from tests.servers import eventually
 
@@ -99,6 +101,128 @@ async def test_what_nobody_waits_for_any_more_is_cancelled_and_not_charged(
     await eventually(let_go, 30)
     assert [intent["status"] for intent in await stripe.all("payment_intents")] == ["canceled"]
     assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 0
+
+
+async def test_a_confirmation_that_hangs_is_processing_when_the_request_has_waited_long_enough(
+    launch_paying: LaunchPaying, stripe: Stripe, network: Unreliable, ledger: Ledger
+) -> None:
+    buyer = launch_paying(module="tests.payments.hasty", STRIPE_API_BASE=network.url, ATTEMPT_S=2)
+    network.hang = lambda _, path: path.endswith("/confirm")
+    answer = await buyer.buy(await stripe.card(), key="k")
+    assert (answer.status, answer.body["status"]) == (202, "processing")
+    assert (await buyer.purchase(answer.body["purchaseId"]))["status"] == "processing"
+    network.recover()
+
+    async def credited() -> bool:
+        return await buyer.balance() == 500
+
+    await eventually(credited, 30)
+    assert len(await stripe.charges()) == 1
+    ledger.prove()
+
+
+async def test_a_making_that_hangs_leaves_nothing_held_and_the_key_free(
+    launch_paying: LaunchPaying, stripe: Stripe, network: Unreliable, ledger: Ledger
+) -> None:
+    buyer = launch_paying(module="tests.payments.hasty", STRIPE_API_BASE=network.url, ATTEMPT_S=2)
+    network.hang = lambda method, path: method == "POST" and path.endswith("/payment_intents")
+    card = await stripe.card()
+    answer = await buyer.buy(card, 10_000, key="k")
+    assert (answer.status, answer.body["code"]) == (503, "payments_unavailable")
+    network.recover()
+    assert (await buyer.buy(card, 10_000, key="k")).status == 200  # all of the day's allowance is there
+    assert len(await stripe.charges()) == 1
+
+
+async def test_a_buyer_who_never_authenticates_is_let_go_and_cannot_pay_any_more(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger
+) -> None:
+    asked = (await buyer.buy(await stripe.card(AUTHENTICATED_CARD))).body
+    await ledger.conn.execute("UPDATE purchases SET created_at = now() - interval '2 hours', next_check_at = now()")
+    await jobs.defer(ledger.conn, "check_purchase", purchase_id=asked["purchaseId"])
+
+    async def let_go() -> bool:
+        return (await buyer.purchase(asked["purchaseId"]))["status"] == "failed"
+
+    await eventually(let_go)
+    assert await ledger.conn.fetchval("SELECT failure FROM purchases") == "authentication_expired"
+    assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 0
+    await stripe.authenticate(asked["clientSecret"])
+    assert await stripe.charges() == []
+
+
+async def test_a_payment_the_provider_has_never_heard_of_is_said_and_given_up_after_a_day(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger
+) -> None:
+    asked = (await buyer.buy(await stripe.card(AUTHENTICATED_CARD))).body
+    await stripe.ask("DELETE", "/_config/data")
+
+    async def check_at_age(age: str) -> None:
+        await ledger.conn.execute(f"UPDATE purchases SET created_at = now() - interval '{age}', next_check_at = now()")
+        await jobs.defer(ledger.conn, "check_purchase", purchase_id=asked["purchaseId"])
+
+    await check_at_age("23 hours")
+    await eventually(lambda: "the payment provider does not know a payment" in buyer.server.log.read_text())
+    assert (await buyer.purchase(asked["purchaseId"]))["status"] == "requires_action"
+    await check_at_age("25 hours")
+
+    async def given_up() -> bool:
+        return (await buyer.purchase(asked["purchaseId"]))["status"] == "failed"
+
+    await eventually(given_up)
+    assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 0
+
+
+async def test_a_payment_that_was_charged_before_it_could_be_cancelled_is_credited_without_its_event(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger
+) -> None:
+    asked = (await buyer.buy(await stripe.card(AUTHENTICATED_CARD))).body
+    payment = asked["clientSecret"].split("_secret_")[0]
+    await ledger.conn.execute("UPDATE purchases SET status = 'failed', failure = 'declined', finished_at = now()")
+    await ledger.conn.execute("UPDATE daily_spend SET spent_cents = 0")
+    await stripe.authenticate(asked["clientSecret"])
+    await jobs.defer(ledger.conn, "cancel_payment", payment_id=payment)
+
+    async def credited() -> bool:
+        return await buyer.balance() == 500
+
+    await eventually(credited)
+    assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 500
+    ledger.prove()
+
+
+async def test_every_request_names_the_version_of_the_api_and_reports_nothing_about_the_one_before(
+    buyer: Buyer, stripe: Stripe, network: Unreliable
+) -> None:
+    for _ in range(2):
+        assert (await buyer.buy(await stripe.card())).status == 200
+    assert len(network.headers) == 4
+    assert {headers["Stripe-Version"] for headers in network.headers} == {API_VERSION}
+    assert not any("X-Stripe-Client-Telemetry" in headers for headers in network.headers)
+    assert len({headers["Idempotency-Key"] for headers in network.headers}) == 4
+
+
+async def test_a_refund_the_provider_refused_is_said_and_may_be_ordered_again(
+    buyer: Buyer, stripe: Stripe, network: Unreliable, ledger: Ledger
+) -> None:
+    admin = Buyer(buyer.http, buyer.server, "root", role="admin")
+    order = {"purchaseId": (await buyer.buy(await stripe.card())).body["purchaseId"]}
+    network.forbid = lambda method, path: method == "POST" and path.endswith("/refunds")
+    refused = await admin.ask("POST", "/api/v1/admin/refunds", order, Idempotency_Key="r")
+    assert (refused.status, refused.body["code"], refused.body["reason"]) == (409, "refund_refused", "charge_disputed")
+    again = await admin.ask("POST", "/api/v1/admin/refunds", order, Idempotency_Key="r")
+    assert (again.body, again.headers["Idempotency-Replayed"]) == (refused.body, "true")
+    assert await ledger.audited("refund_refused") == 1
+    assert await buyer.balance() == 500
+    network.recover()
+    paid_back = await admin.ask("POST", "/api/v1/admin/refunds", order, Idempotency_Key="another")
+    assert (paid_back.status, paid_back.body["status"]) == (200, "refunded")
+    asked = [
+        headers["Idempotency-Key"]
+        for (method, path), headers in zip(network.seen, network.headers, strict=True)
+        if (method, path) == ("POST", "/v1/refunds")
+    ]
+    assert len(set(asked)) == 2  # Stripe would answer the first one's key with its refusal for a day
 
 
 async def test_a_refund_whose_answer_is_lost_is_made_once(

@@ -27,7 +27,10 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Buy tokens, as older clients do. */
+        /**
+         * Buy tokens, as older clients do.
+         * @deprecated
+         */
         post: operations["postApiPaymentsTokensPurchase"];
         delete?: never;
         options?: never;
@@ -759,7 +762,10 @@ export interface operations {
     postApiPaymentsTokensPurchase: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Names this intent: a repetition is answered with the first one's answer. A UUID is a good one. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
