@@ -13,6 +13,7 @@ import inspect
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -57,10 +58,12 @@ def redis_url(redis_server_url: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port nobody listens on. Below those that outgoing connections get, which may take one before it is used."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

@@ -83,7 +83,7 @@ async def lock(conn: Any, purchase_id: UUID) -> Purchase | None:
 
 
 async def of_payment(conn: Any, payment_intent_id: str | None, named: UUID | None) -> UUID | None:
-    """The purchase of a payment: the one that has its id, or the one it names if that has no payment yet."""
+    """The purchase of a payment: the one that has its id, else the one it names, which may have another payment."""
     found: UUID | None = await conn.fetchval(_SQL["purchase_of_payment"], payment_intent_id, named)
     return found
 

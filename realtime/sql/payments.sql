@@ -15,11 +15,8 @@ SELECT * FROM purchases WHERE id = $1;
 SELECT * FROM purchases WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: purchase_of_payment
--- The purchase a payment at the provider was made for: by its id, or by the name it was given if that is not known yet.
-SELECT id FROM purchases WHERE payment_intent_id = $1
-UNION ALL
-SELECT id FROM purchases WHERE id = $2 AND payment_intent_id IS NULL
-LIMIT 1;
+-- The purchase a payment at the provider was made for: the one it is confirmed for, else the one it names.
+SELECT id FROM purchases WHERE payment_intent_id = $1 OR id = $2 ORDER BY payment_intent_id = $1 DESC NULLS LAST LIMIT 1;
 
 -- name: save_purchase
 -- Write what an event changed; the next look is due in that many seconds.

@@ -78,7 +78,7 @@ class Buyer:
     role: str = "user"
 
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        headers["Authorization"] = f"Bearer {token_of(self.user, role=self.role)}"
+        headers.setdefault("Authorization", f"Bearer {token_of(self.user, role=self.role)}")
         async with self.http.request(
             method, self.server.url + path, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
         ) as answer:

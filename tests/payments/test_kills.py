@@ -8,7 +8,7 @@ from collections import Counter
 import aiohttp
 import pytest
 
-from tests.payments.conftest import Answer, Buyer, LaunchPaying, Ledger
+from tests.payments.conftest import NEW, OLD, Answer, Buyer, LaunchPaying, Ledger
 from tests.payments.dying import OF_PURCHASES, OF_REFUNDS
 from tests.payments.stripe import Stripe
 from tests.servers import eventually
@@ -19,9 +19,9 @@ PATIENT = 10
 """So many buyers ask again with their key; the others have closed the page and leave it to the jobs."""
 
 
-async def _until_answered(buyer: Buyer, card: str) -> Answer:
+async def _until_answered(buyer: Buyer, card: str, route: str = NEW) -> Answer:
     async def answered() -> Answer | None:
-        answer = await buyer.buy(card, CENTS, key="the purchase")
+        answer = await buyer.buy(card, CENTS, key="the purchase", route=route)
         return answer if answer.status not in {409, 503} else None
 
     answer: Answer = await eventually(answered, 30)
@@ -70,6 +70,24 @@ async def test_a_kill_leaves_each_purchase_charged_and_credited_once_or_not_at_a
         if isinstance(outcome, Answer) and outcome.status == 200:
             again = await buyer.buy(card, CENTS, key="the purchase")
             assert again.body == outcome.body
+    ledger.prove()
+
+
+async def test_a_kill_and_a_restart_without_the_new_routes_lose_no_purchase(
+    launch_paying: LaunchPaying, stripe: Stripe, ledger: Ledger
+) -> None:
+    card = await stripe.card()
+    dying = launch_paying(module="tests.payments.dying", DIE_AT="confirmed", DIE_NTH=3)
+    buyers = [Buyer(dying.http, dying.server, f"buyer-{n}") for n in range(6)]
+    await asyncio.gather(*(buyer.buy(card, CENTS, key="the purchase") for buyer in buyers), return_exceptions=True)
+    assert dying.server.process.wait(10) == -9
+    alive = launch_paying(module="tests.payments.hasty", ENABLE_ENHANCED_FEATURES="false")
+    for buyer in buyers:
+        buyer.server = alive.server
+    answers = await asyncio.gather(*(_until_answered(buyer, card, OLD) for buyer in buyers))
+    assert {answer.body["status"] for answer in answers} == {"succeeded"}
+    assert len(await stripe.charges()) == len(buyers)
+    assert await ledger.balance("stripe_clearing") == CENTS * len(buyers)
     ledger.prove()
 
 

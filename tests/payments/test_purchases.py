@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import redis
 
 from realtime import embedded
 from tests.payments.conftest import NEW, OLD, Buyer, LaunchPaying, Ledger
@@ -97,14 +100,23 @@ async def test_a_malformed_request_is_refused_and_leaves_its_key_free(buyer: Buy
     for cents in (49, 1_000_001, -500, 0, 500.5, "500", True, None):
         answer = await buyer.buy(card, cents, key="k")  # type: ignore[arg-type]
         assert (answer.status, answer.body["code"]) == (400, "invalid_payload"), cents
-    too_long = await buyer.buy(card, key="k" * 256)
-    assert too_long.status == 400
+    for key in ("k" * 256, "schlüssel", "a\tb"):
+        answer = await buyer.buy(card, key=key)
+        assert (answer.status, answer.body["code"]) == (400, "invalid_payload"), key
     assert (await buyer.buy(card, key="k")).status == 200
+    assert (await buyer.buy(card, 600, key="k" * 255)).body["balance"] == 1100
+
+
+@pytest.mark.parametrize("path", [NEW, "/api/v1/admin/grants", "/api/v1/admin/refunds"])
+@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": " "}], ids=["none", "blank"])
+async def test_a_missing_key_is_said_whatever_the_body(admin: Buyer, path: str, key: dict[str, str]) -> None:
+    answer = await admin.ask("POST", path, {"nothing": "of it"}, **key)
+    assert (answer.status, answer.body["code"]) == (400, "idempotency_key_missing")
 
 
 async def test_the_eleventh_purchase_in_a_minute_fails(buyer: Buyer, stripe: Stripe) -> None:
     card = await stripe.card()
-    statuses = [(await buyer.buy(card, 100)).status for _ in range(10)]
+    statuses = [(await buyer.buy(card, 100, route=route)).status for route in [NEW, OLD] * 5]
     assert statuses == [200] * 10
     eleventh = await buyer.buy(card, 100, key="eleventh")
     assert (eleventh.status, eleventh.body["code"]) == (429, "rate_limited")
@@ -112,6 +124,35 @@ async def test_the_eleventh_purchase_in_a_minute_fails(buyer: Buyer, stripe: Str
     assert eleventh.headers["Retry-After"] == str(eleventh.body["retryAfter"])
     assert eleventh.headers["RateLimit"].startswith('"money";r=0;')
     assert len(await stripe.charges()) == 10
+
+
+async def test_of_eleven_purchases_at_once_ten_are_made(buyer: Buyer, stripe: Stripe) -> None:
+    card = await stripe.card()
+    answers = await asyncio.gather(*(buyer.buy(card, 100) for _ in range(11)))
+    assert Counter(answer.status for answer in answers) == {200: 10, 429: 1}
+
+
+async def test_a_redis_that_forgets_everything_costs_no_money(
+    launch_paying: LaunchPaying, stripe: Stripe, redis_url: str
+) -> None:
+    buyer = launch_paying(MONEY_OPS_PER_MINUTE=1, DAILY_SPEND_LIMIT_CENTS=1000)
+    card = await stripe.card()
+    first = await buyer.buy(card, key="k")
+    limited = await buyer.buy(card, key="other")
+    assert limited.status == 429
+
+    def forget() -> None:
+        with redis.from_url(redis_url) as client:
+            client.flushall()
+
+    forget()
+    again = await buyer.buy(card, key="k")
+    assert (again.status, again.body, again.headers["Idempotency-Replayed"]) == (200, first.body, "true")
+    assert (await buyer.buy(card, key="other")).status == 200  # what was refused has left its key free
+    forget()
+    beyond = await buyer.buy(card)
+    assert (beyond.status, beyond.body["spentCents"]) == (403, 1000)
+    assert len(await stripe.charges()) == 2
 
 
 async def test_the_daily_limit_holds_exactly_under_fifty_purchases_at_once(
@@ -216,6 +257,29 @@ async def test_without_redis_nothing_is_charged(launch_paying: LaunchPaying, str
         assert (await buyer.buy(card, key="k")).status == 200
 
 
+async def test_with_a_redis_that_hangs_the_answer_is_the_same_as_without_one(
+    launch_paying: LaunchPaying, stripe: Stripe, tmp_path: Path
+) -> None:
+    card = await stripe.card()
+    with embedded.redis(tmp_path) as url:
+        buyer = launch_paying(REDIS_URL=url)
+        with redis.from_url(url) as client:
+            process_id = client.info("server")["process_id"]
+        os.kill(process_id, signal.SIGSTOP)
+        try:
+            answer = await buyer.buy(card, key="k")
+        finally:
+            os.kill(process_id, signal.SIGCONT)
+        assert (answer.status, answer.body["code"]) == (503, "limiter_unavailable")
+        assert await stripe.all("payment_intents") == []
+
+        async def answered() -> bool:
+            return (await buyer.buy(card, key="k")).status == 200
+
+        await eventually(answered)
+        buyer.server.stop()
+
+
 async def test_without_stripe_nothing_is_held_and_the_key_stays_free(
     launch_paying: LaunchPaying, stripe: Stripe, ledger: Ledger
 ) -> None:
@@ -257,6 +321,17 @@ async def test_the_old_route_names_the_new_one_and_shares_its_keys(buyer: Buyer,
     assert new.body == old.body
     assert "Deprecation" not in new.headers
     assert len(await stripe.charges()) == 1
+
+
+async def test_the_old_route_says_that_it_is_old_on_its_refusals_too(buyer: Buyer, stripe: Stripe) -> None:
+    for answer in (
+        await buyer.buy(await stripe.card(DECLINED_CARD), route=OLD),
+        await buyer.ask("POST", OLD, {"amountInCents": "five"}),
+        await buyer.ask("POST", OLD, Authorization="Bearer nobody"),
+    ):
+        assert answer.status in {400, 401, 402}
+        assert answer.headers["Deprecation"].startswith("@")
+        assert "successor-version" in answer.headers["Link"]
 
 
 async def test_a_double_click_on_the_old_route_without_a_key_charges_once(buyer: Buyer, stripe: Stripe) -> None:

@@ -271,6 +271,83 @@ async def test_refunds_and_calls_at_once_never_take_more_than_there_is(
     ledger.prove()
 
 
+async def test_a_dispute_that_overtakes_the_success_is_booked_with_it_as_one(
+    buyer: Buyer, stripe: Stripe, http: aiohttp.ClientSession, ledger: Ledger
+) -> None:
+    asked = (await buyer.buy(await stripe.card(AUTHENTICATED_CARD), 1000)).body
+    payment = asked["clientSecret"].split("_secret_")[0]
+    await send(buyer.server, http, disputed("created", payment, "needs_response"))
+    about = {"id": payment, "object": "payment_intent", "amount": 1000}
+    await send(buyer.server, http, event("payment_intent.succeeded", about))
+    assert await buyer.balance() == 0
+    assert (await ledger.journals("dispute"), await ledger.journals("refund")) == (1, 0)
+    ledger.prove()
+
+
+async def test_two_disputes_of_parts_are_each_their_own(
+    buyer: Buyer, stripe: Stripe, http: aiohttp.ClientSession, ledger: Ledger
+) -> None:
+    _, payment = await bought(buyer, stripe)
+    await send(buyer.server, http, disputed("created", payment, "needs_response", 300, "dp_1"))
+    await send(buyer.server, http, disputed("created", payment, "needs_response", 200, "dp_2"))
+    assert await buyer.balance() == 500
+    await send(buyer.server, http, disputed("closed", payment, "won", 300, "dp_1"))
+    await send(buyer.server, http, disputed("closed", payment, "lost", 200, "dp_2"))
+    assert await buyer.balance() == 800
+    ledger.prove()
+
+
+async def test_a_charge_that_does_not_name_its_payment_is_asked_for_it(
+    buyer: Buyer, stripe: Stripe, http: aiohttp.ClientSession
+) -> None:
+    await bought(buyer, stripe)
+    [charge] = await stripe.charges()
+    about = {"id": charge["id"], "object": "charge", "amount": 1000, "amount_refunded": 400}
+    assert (await send(buyer.server, http, event("charge.refunded", about))).body["outcome"] == "applied"
+    assert await buyer.balance() == 600
+    about = {"id": "dp_1", "object": "dispute", "amount": 100, "charge": charge["id"], "status": "needs_response"}
+    assert (await send(buyer.server, http, event("charge.dispute.created", about))).body["outcome"] == "applied"
+    assert await buyer.balance() == 500
+
+
+async def test_a_charge_of_a_payment_nobody_confirmed_is_not_credited_and_said_loudly(
+    buyer: Buyer, stripe: Stripe, http: aiohttp.ClientSession
+) -> None:
+    purchase_id, _ = await bought(buyer, stripe)
+    about = {"id": "pi_second", "object": "payment_intent", "amount": 1000, "metadata": {"purchaseId": purchase_id}}
+    answer = await send(buyer.server, http, event("payment_intent.succeeded", about))
+    assert (answer.status, answer.body["outcome"]) == (200, "not_ours")
+    assert "a payment nobody confirmed was charged" in buyer.server.log.read_text()
+    assert await buyer.balance() == 1000
+
+
+@pytest.mark.parametrize("order", ["by the provider", "by an admin"])
+async def test_a_refund_in_mid_call_ends_the_call_where_it_is_paid_to_and_what_was_spent_is_owed(
+    launch_paying: LaunchPaying, stripe: Stripe, http: aiohttp.ClientSession, ledger: Ledger, open_tab: Any, order: str
+) -> None:
+    buyer = launch_paying(BILLING_PERIOD_SECONDS=1, DEFAULT_RATE_TOKENS_PER_PERIOD=100, CALL_GRACE_SECONDS=5)
+    purchase_id, payment = await bought(buyer, stripe, 2000)
+    ann, bob = await open_tab(buyer.server, "ann"), await open_tab(buyer.server, "bob")
+    await eventually(lambda: ann.told("balance:update") and bob.told("balance:update"))
+    started = await ann.ask("call:start", {"calleeId": "bob", "requestId": "r"})
+    assert (await bob.ask("call:accept", {"callId": started["call"]["id"]}))["ok"]
+    await eventually(lambda: len([u for u in ann.told("balance:update") if u["reason"] == "call_debit"]) >= 2)
+    if order == "by an admin":
+        admin = Buyer(http, buyer.server, "root", role="admin")
+        answer = await admin.ask("POST", "/api/v1/admin/refunds", {"purchaseId": purchase_id}, Idempotency_Key="r")
+        assert answer.status == 200
+    else:
+        await send(buyer.server, http, refunded(payment, 2000, 2000))
+    [ended] = await eventually(lambda: ann.told("call:ended"))
+    assert ended["call"]["endReason"] == "insufficient_funds"
+    spent = ended["call"]["tokensSpent"]
+    assert spent == 100 * ended["call"]["periodsBilled"] >= 200
+    assert await buyer.balance() == 0
+    assert await ledger.balance("receivable", "ann") == spent
+    assert await ledger.balance("earnings", "bob") + await ledger.balance("platform_revenue") == spent
+    ledger.prove()
+
+
 # -- an admin's orders -------------------------------------------------------------------------------------------------
 
 
