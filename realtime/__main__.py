@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             logs.configure(log_format=settings.log_format, log_dir=settings.log_dir, worker=worker)
         except OSError as error:
             raise StartFailed("LOG_DIR: cannot be written to", error) from error
+        _allow_open_files()
         with complete(settings, migrate=chosen.migrate) as completed:
             _run(_program(chosen.role, completed, settings, place))
     except (
@@ -67,6 +68,15 @@ def _program(role: str, settings: Settings, given: Settings, place: Place | None
     if place is None and settings.workers > 1:
         return run_workers(settings, given)
     return run_web(settings, place)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets us: each tab is one, and the usual soft limit of 1,024 is for programs that select()."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # noqa: PLC0415  (not to be had everywhere)
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _fail(error: Exception, place: Place | None) -> int:
