@@ -71,7 +71,7 @@ def _program(role: str, settings: Settings, given: Settings, place: Place | None
 
 
 def _allow_open_files() -> None:
-    """As many as the system lets us: each tab is one, and the usual soft limit of 1,024 is for programs that select()."""
+    """As many as the system lets us: each tab is one. The usual soft limit of 1,024 is for programs that select()."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource  # noqa: PLC0415  (not to be had everywhere)
 
