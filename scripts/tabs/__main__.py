@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scripts.tabs import report
-from scripts.tabs.crowds import CrowdFailed, Crowds, crowds
+from scripts.tabs.children import ChildFailed
+from scripts.tabs.crowds import Crowds, crowds
 from scripts.tabs.processes import open_files_to_the_limit
 from scripts.tabs.server_side import ServerSide, server_side
 from scripts.tabs.timeline import Timeline
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     open_files_to_the_limit()
     try:
         figures, timeline = uvloop.run(_bounded(options, console))
-    except (Stopped, CrowdFailed, aiohttp.ClientError, OSError) as error:
+    except (Stopped, ChildFailed, aiohttp.ClientError, OSError) as error:
         print(f"load-tabs: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

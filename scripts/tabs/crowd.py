@@ -1,7 +1,6 @@
 """A process full of tabs, told what to do by JSON lines on its standard input: `python -m scripts.tabs.crowd`.
 
-Each line is one command with its number, and is answered by one line with the same number; lines without a number tell
-how things stand. A crowd ends when its input does, so it never outlives whoever started it.
+A crowd ends when its input does, so it never outlives whoever started it.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ import uvloop
 from scripts.tabs import calls, storm
 from scripts.tabs.credentials import Credentials
 from scripts.tabs.histogram import Histogram
+from scripts.tabs.obedience import Say, obey
 from scripts.tabs.processes import open_files_to_the_limit
 from scripts.tabs.tab import OPEN, Address, Tab
 from scripts.tabs.users import User
 
 TELL_EVERY_S = 0.25
-LONGEST_LINE_BYTES = 64_000_000
 CONNECTS_WITHIN_S = 15.0
 HTTP_WITHIN_S = 15.0
 VERSIONED = frozenset({b"balance:update", b"earnings:update"})
@@ -122,8 +121,11 @@ class Crowd:
         for user, auth in zip(self.users, await self.credentials.of([user.name for user in self.users]), strict=True):
             user.auth = auth
         self._tabs_each = tabs_each
+        self.opened = 0
+        self.closed = Counter()
+        self.connect_s = Histogram()
         # One address has some 28,000 ports to connect from; loopback has addresses to spare.
-        loopback = self.address.host in {"127.0.0.1", "localhost"}
+        loopback = sys.platform == "linux" and self.address.host in {"127.0.0.1", "localhost"}
         self._sources = [(f"127.0.{crowd}.{1 + n}", 0) for n in range(sources)] if loopback else [None]
 
     async def open(self, *, per_s: float | None = None, in_flight: int = 100) -> None:
@@ -230,45 +232,22 @@ class Crowd:
             if number % 100 == 99:
                 await asyncio.sleep(0)
         self.users = []
+        self.opened = 0
 
 
 COMMANDS = frozenset({"be", "open", "heard", "storm", "calls", "settle", "figures", "recount", "close"})
 
 
 async def main() -> None:
-    loop = asyncio.get_running_loop()
-    commands = asyncio.StreamReader(limit=LONGEST_LINE_BYTES)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     crowd = Crowd()
 
-    def say(**what: Any) -> None:
-        sys.stdout.buffer.write(orjson.dumps(what) + b"\n")
-        sys.stdout.buffer.flush()
-
-    async def carry_out(number: int, command: str, options: dict[str, Any]) -> None:
-        try:
-            answer = await getattr(crowd, command)(**options)
-        except Exception as error:
-            say(number=number, failed=f"{type(error).__name__}: {error}".removesuffix(": "))
-        else:
-            say(number=number, answer=answer)
-
-    async def tell() -> None:
+    async def tell(say: Say) -> None:
         while True:
             await asyncio.sleep(TELL_EVERY_S)
             say(opened=crowd.opened, closed=crowd.closed.total(), events=crowd.events)
 
-    tasks = {loop.create_task(tell())}
-    timeout = aiohttp.ClientTimeout(total=HTTP_WITHIN_S)
-    async with aiohttp.ClientSession(timeout=timeout) as crowd.http:
-        while line := await commands.readline():
-            asked = orjson.loads(line)
-            assert asked["command"] in COMMANDS
-            task = loop.create_task(carry_out(asked["number"], asked["command"], asked["options"]))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        for task in tasks:
-            task.cancel()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_WITHIN_S)) as crowd.http:
+        await obey({name: getattr(crowd, name) for name in COMMANDS}, meanwhile=tell)
 
 
 if __name__ == "__main__":
