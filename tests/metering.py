@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+import asyncpg
+
 from ledger import store
+from ledger.database_url import DatabaseUrl
 from ledger.journals import Journal, Leg, Outcome, TransactionType
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.identifiers import new_id
@@ -52,6 +56,21 @@ async def set_clock(conn: Any, at: datetime) -> None:
         "CREATE OR REPLACE FUNCTION meter_now() RETURNS timestamptz"
         " LANGUAGE sql VOLATILE AS 'SELECT at FROM test_clock'"
     )
+
+
+@contextlib.asynccontextmanager
+async def meter_clock(database_url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """`await move(60)`: from then on `meter_now()` runs a minute ahead, for every process on this database."""
+    conn = await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg())
+
+    async def move(ahead_s: int) -> None:
+        await conn.execute(
+            "CREATE OR REPLACE FUNCTION meter_now() RETURNS timestamptz LANGUAGE sql VOLATILE"
+            f" AS 'SELECT clock_timestamp() + {ahead_s} * interval ''1 second'''"
+        )
+
+    yield move
+    await conn.close()
 
 
 async def grant(conn: Any, user: str, tokens: int, key: str = "start") -> None:

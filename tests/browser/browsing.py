@@ -60,14 +60,23 @@ class Person:
 
 
 class People:
-    def __init__(self, browser: Browser, watch: Watch) -> None:
+    """The people of one test, at browsers of their own.
+
+    Servers are shared, so `known` keeps who was met where: a name belongs to the test that first used it.
+    """
+
+    def __init__(self, browser: Browser, watch: Watch, known: dict[tuple[Server, str], str], test: str) -> None:
         self._browser = browser
         self._watch = watch
+        self._known = known
+        self._test = test
+        self._contexts: list[BrowserContext] = []
 
     async def stranger(self, server: Server, *, name: str = "nobody", agora: bool = True, **options: Any) -> Person:
         """A browser that nobody has signed in with. Without `agora` the video service can't be reached."""
         settings = {**DESKTOP, "reduced_motion": "reduce", "permissions": ["camera", "microphone"], **options}
         context = await self._browser.new_context(**settings)
+        self._contexts.append(context)
         context.on("page", self._watch.follow)
         requests: list[Request] = []
 
@@ -83,12 +92,18 @@ class People:
 
     async def come(self, server: Server, name: str, *, role: str = "user", **options: Any) -> Person:
         """Somebody signed in, as an app's own page would do it: by trading their token for the cookie."""
+        whose = self._known.setdefault((server, name), self._test)
+        assert whose == self._test, f"{name} is met in {whose}: this server is shared, and each test has its own people"
         person = await self.stranger(server, name=name, **options)
         answer = await person.context.request.post(
             f"{server.url}/bff/session", headers={"Authorization": f"Bearer {token_of(name, role=role)}"}
         )
         assert answer.ok, await answer.text()
         return person
+
+    async def leave(self) -> None:
+        for context in self._contexts:
+            await context.close()
 
 
 async def said_to_agora(page: Page, what: str | None = None) -> list[list[Any]]:

@@ -1,22 +1,32 @@
-"""Chromium with fake devices, the built page, and people to use it."""
+"""Chromium with fake devices, the built page, a server, and people to use it.
+
+One browser and one server (`server`, with a localstripe behind it) carry all tests of a process, in one event loop.
+What keeps tests apart is that each has browser contexts and people of its own. A test that kills its server, or needs
+other settings or counts of its own, starts one (`launch`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
+from realtime import embedded
 from tests.browser.browsing import People, Watch
 from tests.browser.portrait import fake_camera
-from tests.payments.conftest import stripe, stripe_url  # noqa: F401  (fixtures)
-from tests.servers import ROOT, Server, token_of
+from tests.conftest import new_database
+from tests.payments.conftest import stripe_url  # noqa: F401  (a fixture)
+from tests.payments.stripe import Stripe
+from tests.servers import ROOT, Server, launching, token_of
 
 # Two cores may be shared by a server, its database and several tabs.
 expect.set_options(timeout=15_000)
@@ -33,6 +43,17 @@ ARGUMENTS = [
     "--use-fake-device-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+
+QUICK = {"BILLING_PERIOD_SECONDS": 2, "CALL_GRACE_SECONDS": 10}
+"""Periods short enough to see several of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser belongs to the event loop that started it: here all tests run in one."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("asyncio"):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 def _cannot(reason: str) -> None:
@@ -77,7 +98,7 @@ def built_page() -> Path:
     return dist
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium: str, built_page: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
     camera = fake_camera(tmp_path_factory.getbasetemp() / "camera.y4m")
     arguments = [*ARGUMENTS, f"--use-file-for-fake-video-capture={camera}"]
@@ -87,14 +108,57 @@ async def browser(chromium: str, built_page: Path, tmp_path_factory: pytest.Temp
         await browser.close()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def server(
+    built_page: Path,
+    postgres_server_url: str,
+    template_database: str,
+    stripe_url: str,  # noqa: F811  (the fixture)
+    http: aiohttp.ClientSession,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """The server that tests share: short periods, and the localstripe for cards."""
+    directory = tmp_path_factory.mktemp("server")
+    database = contextlib.contextmanager(new_database)(postgres_server_url, template_database)
+    with contextlib.ExitStack() as stack:
+        database_url, redis_url = stack.enter_context(database), stack.enter_context(embedded.redis(directory))
+        launch = stack.enter_context(launching(database_url, redis_url, directory))
+        yield launch(**QUICK, **Stripe(stripe_url, http).settings)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stripe(stripe_url: str, http: aiohttp.ClientSession, server: Server) -> Stripe:  # noqa: F811  (the fixture)
+    """The localstripe, emptied, sending its events to the shared server."""
+    stripe = Stripe(stripe_url, http)
+    await stripe.ask("DELETE", "/_config/data")
+    await stripe.send_events_to(f"{server.url}/api/v1/webhooks/stripe")
+    return stripe
+
+
 @pytest.fixture
 def watch() -> Watch:
     return Watch()
 
 
-@pytest.fixture
-async def people(browser: Browser, watch: Watch) -> AsyncIterator[People]:
-    yield People(browser, watch)
+@pytest.fixture(scope="session")
+def known() -> dict[tuple[Server, str], str]:
+    """Who was at which server, and in which test."""
+    return {}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def people(
+    browser: Browser, watch: Watch, known: dict[tuple[Server, str], str], request: pytest.FixtureRequest
+) -> AsyncIterator[People]:
+    people = People(browser, watch, known, request.node.nodeid)
+    yield people
+    await people.leave()
     assert watch.violations == [], "no page may break its own Content-Security-Policy"
     assert watch.failures == [], "no page may throw or report an error"
 
@@ -103,7 +167,7 @@ Grant = Callable[[Server, str, int], Awaitable[None]]
 
 
 @pytest.fixture
-async def grant(http: aiohttp.ClientSession) -> Grant:
+def grant(http: aiohttp.ClientSession) -> Grant:
     """Give somebody tokens, as an operator does."""
 
     async def give(server: Server, user: str, tokens: int) -> None:

@@ -7,14 +7,12 @@ import asyncio
 from playwright.async_api import Page, expect
 
 from tests.browser.browsing import PHONE, People, in_a_call, said_to_agora
-from tests.browser.conftest import Grant
-from tests.servers import AGORA_APP_ID, Launch, eventually
+from tests.browser.conftest import QUICK, Grant
+from tests.metering import meter_clock
+from tests.servers import AGORA_APP_ID, Launch, Server, eventually
 
-QUICK = {"BILLING_PERIOD_SECONDS": 2, "CALL_GRACE_SECONDS": 10}
 
-
-async def test_two_people_call_each_other_and_the_meter_runs(launch: Launch, people: People, grant: Grant) -> None:
-    server = launch(**QUICK)
+async def test_two_people_call_each_other_and_the_meter_runs(server: Server, people: People, grant: Grant) -> None:
     await grant(server, "ann", 500)
     ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob", **PHONE)).home()
@@ -46,42 +44,42 @@ async def test_two_people_call_each_other_and_the_meter_runs(launch: Launch, peo
 
 
 async def test_the_tab_that_answers_stops_the_ringing_in_the_others(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch()
-    await grant(server, "ann", 500)
-    bobs = await people.come(server, "bob")
-    tabs = [await bobs.home() for _ in range(3)]
-    ann = await (await people.come(server, "ann")).home()
+    await grant(server, "cleo", 500)
+    dans = await people.come(server, "dan")
+    tabs = [await dans.home() for _ in range(3)]
+    cleo = await (await people.come(server, "cleo")).home()
 
-    await ann.get_by_role("button", name="Call bob").click()
+    await cleo.get_by_role("button", name="Call dan").click()
     for tab in tabs:
-        await expect(tab.get_by_role("alertdialog", name="ann is calling")).to_be_visible()
+        await expect(tab.get_by_role("alertdialog", name="cleo is calling")).to_be_visible()
     await tabs[1].get_by_role("button", name="Answer").click()
     await expect(tabs[1].get_by_role("button", name="End")).to_be_visible()
     for tab in (tabs[0], tabs[2]):
         await expect(tab.get_by_role("alertdialog")).to_have_count(0)
-        await expect(tab.get_by_text("You’re in a call with ann")).to_be_visible()
+        await expect(tab.get_by_text("You’re in a call with cleo")).to_be_visible()
         assert await said_to_agora(tab) == []
 
 
-async def test_a_call_moves_to_another_tab(launch: Launch, people: People, grant: Grant) -> None:
+async def test_a_call_moves_to_another_tab(server: Server, people: People, grant: Grant) -> None:
+    await grant(server, "eve", 500)
+    eves = await people.come(server, "eve")
+    eve, eve_too = await eves.home(), await eves.home()
+    finn = await (await people.come(server, "finn")).home()
+    await in_a_call(eve, finn, "finn")
+
+    await eve_too.get_by_role("button", name="Continue here").click()
+    await expect(eve_too.get_by_role("button", name="End")).to_be_visible()
+    await eventually(lambda: said_to_agora(eve_too, "join"))
+    await eventually(lambda: said_to_agora(eve, "leave"))
+    await expect(eve.get_by_text("You’re in a call with finn")).to_be_visible()
+
+
+async def test_declining_cancelling_and_missing_are_told_to_both(
+    launch: Launch, database_url: str, people: People, grant: Grant
+) -> None:
     server = launch()
-    await grant(server, "ann", 500)
-    anns = await people.come(server, "ann")
-    ann, ann_too = await anns.home(), await anns.home()
-    bob = await (await people.come(server, "bob")).home()
-    await in_a_call(ann, bob, "bob")
-
-    await ann_too.get_by_role("button", name="Continue here").click()
-    await expect(ann_too.get_by_role("button", name="End")).to_be_visible()
-    await eventually(lambda: said_to_agora(ann_too, "join"))
-    await eventually(lambda: said_to_agora(ann, "leave"))
-    await expect(ann.get_by_text("You’re in a call with bob")).to_be_visible()
-
-
-async def test_declining_cancelling_and_missing_are_told_to_both(launch: Launch, people: People, grant: Grant) -> None:
-    server = launch(RING_TIMEOUT_SECONDS=2)
     await grant(server, "ann", 500)
     ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob")).home()
@@ -96,42 +94,43 @@ async def test_declining_cancelling_and_missing_are_told_to_both(launch: Launch,
     await expect(bob.get_by_text("ann stopped calling.")).to_be_visible()
 
     await ann.get_by_role("button", name="Call bob").click()
-    await expect(bob.get_by_text("You missed a call from ann.")).to_be_visible()
-    await expect(ann.get_by_text("bob didn’t answer.")).to_be_visible()
+    await expect(bob.get_by_role("alertdialog")).to_be_visible()
+    async with meter_clock(database_url) as move:
+        await move(45)
+        await expect(bob.get_by_text("You missed a call from ann.")).to_be_visible()
+        await expect(ann.get_by_text("bob didn’t answer.")).to_be_visible()
 
 
-async def test_a_reload_in_mid_call_rejoins(launch: Launch, people: People, grant: Grant) -> None:
-    server = launch(**QUICK)
-    await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann")).home()
-    bob = await (await people.come(server, "bob")).home()
-    await in_a_call(ann, bob, "bob")
-    [first] = await eventually(lambda: said_to_agora(ann, "join"))
+async def test_a_reload_in_mid_call_rejoins(server: Server, people: People, grant: Grant) -> None:
+    await grant(server, "grace", 500)
+    grace = await (await people.come(server, "grace")).home()
+    hugo = await (await people.come(server, "hugo")).home()
+    await in_a_call(grace, hugo, "hugo")
+    [first] = await eventually(lambda: said_to_agora(grace, "join"))
 
-    await ann.reload()
-    await expect(ann.get_by_role("button", name="End")).to_be_visible()
-    [again] = await eventually(lambda: said_to_agora(ann, "join"))
+    await grace.reload()
+    await expect(grace.get_by_role("button", name="End")).to_be_visible()
+    [again] = await eventually(lambda: said_to_agora(grace, "join"))
     assert (again[2], again[4]) == (first[2], first[4]), "the same channel, as the same uid"
-    await eventually(lambda: said_to_agora(ann, "renewToken"))
-    await bob.reload()
-    await eventually(lambda: said_to_agora(bob, "join"))
-    await expect(bob.get_by_role("button", name="End")).to_be_visible()
+    await eventually(lambda: said_to_agora(grace, "renewToken"))
+    await hugo.reload()
+    await eventually(lambda: said_to_agora(hugo, "join"))
+    await expect(hugo.get_by_role("button", name="End")).to_be_visible()
 
 
 async def test_a_reload_while_it_rings_goes_on_ringing_and_can_be_answered(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch()
-    await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann")).home()
-    bob = await (await people.come(server, "bob")).home()
-    await ann.get_by_role("button", name="Call bob").click()
-    await expect(bob.get_by_role("alertdialog")).to_be_visible()
-    await ann.reload()
-    await bob.reload()
-    await expect(ann.get_by_role("dialog", name="Calling bob")).to_be_visible()
-    await bob.get_by_role("button", name="Answer").click()
-    for page in (ann, bob):
+    await grant(server, "ida", 500)
+    ida = await (await people.come(server, "ida")).home()
+    jack = await (await people.come(server, "jack")).home()
+    await ida.get_by_role("button", name="Call jack").click()
+    await expect(jack.get_by_role("alertdialog")).to_be_visible()
+    await ida.reload()
+    await jack.reload()
+    await expect(ida.get_by_role("dialog", name="Calling jack")).to_be_visible()
+    await jack.get_by_role("button", name="Answer").click()
+    for page in (ida, jack):
         await eventually(lambda page=page: said_to_agora(page, "join"))
 
 
@@ -162,45 +161,38 @@ async def _renewed_more(page: Page, than: int) -> bool:
 
 
 async def test_a_low_balance_warns_and_the_end_of_it_ends_the_call(
-    launch: Launch, people: People, grant: Grant
+    launch: Launch, database_url: str, people: People, grant: Grant
 ) -> None:
-    server = launch(**QUICK)
+    server = launch(CALL_GRACE_SECONDS=300)
     await grant(server, "ann", 30)
     ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob")).home()
     await in_a_call(ann, bob, "bob")
-    await expect(ann.get_by_text("Your balance pays for 2 s more.")).to_be_visible()
-    await expect(ann.get_by_text("Your balance can’t pay for more.")).to_be_visible()
-    await expect(bob.get_by_role("alert")).to_have_count(0)
-    await expect(ann.get_by_role("heading", name="Your balance ran out")).to_be_visible()
+    await expect(ann.get_by_text("paid for")).to_be_visible()
+    await expect(ann.get_by_role("alert")).to_have_count(0)
+    async with meter_clock(database_url) as move:
+        await move(60)
+        await expect(ann.get_by_text("Your balance pays for 1 min more.")).to_be_visible()
+        await move(120)
+        await expect(ann.get_by_text("Your balance can’t pay for more.")).to_be_visible()
+        await expect(bob.get_by_role("alert")).to_have_count(0)
+        await move(180)
+        await expect(ann.get_by_role("heading", name="Your balance ran out")).to_be_visible()
     await expect(ann.get_by_test_id("summary-spent")).to_have_text("30")
     await expect(bob.get_by_role("heading", name="The caller’s balance ran out")).to_be_visible()
 
 
-async def test_a_top_up_in_mid_call_takes_the_warning_away(launch: Launch, people: People, grant: Grant) -> None:
-    server = launch(BILLING_PERIOD_SECONDS=30)
-    await grant(server, "ann", 20)
-    ann = await (await people.come(server, "ann")).home()
-    bob = await (await people.come(server, "bob")).home()
-    await in_a_call(ann, bob, "bob")
-    await expect(ann.get_by_role("alert")).to_be_visible()
-    await grant(server, "ann", 100)
-    await expect(ann.get_by_role("alert")).to_have_count(0)
-    await expect(ann.get_by_test_id("call-balance")).to_have_text("110")
-
-
 async def test_without_the_video_service_the_call_says_so_and_goes_on(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch(**QUICK)
-    await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann", agora=False)).home()
-    bob = await (await people.come(server, "bob")).home()
-    await in_a_call(ann, bob, "bob")
-    await expect(ann.get_by_text("The video service can’t be reached.")).to_be_visible()
-    await expect(ann.get_by_test_id("spent")).to_have_text("20")
-    await ann.get_by_role("button", name="End").click()
-    await expect(ann.get_by_role("dialog", name="Call ended")).to_be_visible()
+    await grant(server, "mia", 500)
+    mia = await (await people.come(server, "mia", agora=False)).home()
+    noah = await (await people.come(server, "noah")).home()
+    await in_a_call(mia, noah, "noah")
+    await expect(mia.get_by_text("The video service can’t be reached.")).to_be_visible()
+    await expect(mia.get_by_test_id("spent")).to_have_text("20")
+    await mia.get_by_role("button", name="End").click()
+    await expect(mia.get_by_role("dialog", name="Call ended")).to_be_visible()
 
 
 async def test_on_a_server_without_an_agora_project_the_sdk_is_never_fetched(
@@ -218,50 +210,49 @@ async def test_on_a_server_without_an_agora_project_the_sdk_is_never_fetched(
 
 
 async def test_the_agora_sdk_is_fetched_when_it_rings_and_not_before(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch()
-    await grant(server, "ann", 500)
-    anns, bobs = await people.come(server, "ann", role="admin"), await people.come(server, "bob")
-    ann, bob = await anns.home(), await bobs.home()
+    await grant(server, "olga", 500)
+    olgas, pauls = await people.come(server, "olga", role="admin"), await people.come(server, "paul")
+    olga, paul = await olgas.home(), await pauls.home()
     for page in ("History", "Earnings", "Operations", "People"):
-        await ann.get_by_role("link", name=page).click()
-        await expect(ann.get_by_role("heading", level=1, name=page)).to_be_visible()
-    await ann.wait_for_load_state("networkidle")
-    assert anns.agora_requests == bobs.agora_requests == []
+        await olga.get_by_role("link", name=page).click()
+        await expect(olga.get_by_role("heading", level=1, name=page)).to_be_visible()
+    await olga.wait_for_load_state("networkidle")
+    assert olgas.agora_requests == pauls.agora_requests == []
 
-    await ann.get_by_role("button", name="Call bob").click()
-    await expect(bob.get_by_role("alertdialog")).to_be_visible()
-    await eventually(lambda: anns.agora_requests and bobs.agora_requests)
+    await olga.get_by_role("button", name="Call paul").click()
+    await expect(paul.get_by_role("alertdialog")).to_be_visible()
+    await eventually(lambda: olgas.agora_requests and pauls.agora_requests)
 
 
-async def test_a_person_without_a_camera_still_has_a_call(launch: Launch, people: People, grant: Grant) -> None:
-    server = launch()
-    await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann", permissions=["microphone"])).home()
-    await ann.add_init_script("navigator.mediaDevices.getUserMedia = () => Promise.reject({code: 'PERMISSION_DENIED'})")
-    await ann.reload()
-    bob = await (await people.come(server, "bob")).home()
-    await in_a_call(ann, bob, "bob")
-    await expect(ann.get_by_text("Camera not allowed")).to_be_visible()
-    await expect(ann.get_by_role("button", name="Unmute")).to_be_disabled()
-    await expect(ann.locator(".remote video")).to_be_visible()
+async def test_a_person_without_a_camera_still_has_a_call(server: Server, people: People, grant: Grant) -> None:
+    await grant(server, "quinn", 500)
+    quinn = await (await people.come(server, "quinn", permissions=["microphone"])).home()
+    await quinn.add_init_script(
+        "navigator.mediaDevices.getUserMedia = () => Promise.reject({code: 'PERMISSION_DENIED'})"
+    )
+    await quinn.reload()
+    rosa = await (await people.come(server, "rosa")).home()
+    await in_a_call(quinn, rosa, "rosa")
+    await expect(quinn.get_by_text("Camera not allowed")).to_be_visible()
+    await expect(quinn.get_by_role("button", name="Unmute")).to_be_disabled()
+    await expect(quinn.locator(".remote video")).to_be_visible()
 
 
 async def test_muting_and_stopping_the_camera_reach_the_video_service(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch()
-    await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann")).home()
-    bob = await (await people.come(server, "bob")).home()
-    await in_a_call(ann, bob, "bob")
-    await ann.get_by_role("button", name="Mute", exact=True).click()
-    await ann.get_by_role("button", name="Stop video").click()
-    await expect(ann.get_by_role("button", name="Start video")).to_be_visible()
-    await ann.get_by_role("button", name="Unmute").click()
-    await eventually(lambda: _muted(ann))
-    await asyncio.wait_for(bob.get_by_role("button", name="End").click(), 15)
+    await grant(server, "sam", 500)
+    sam = await (await people.come(server, "sam")).home()
+    tess = await (await people.come(server, "tess")).home()
+    await in_a_call(sam, tess, "tess")
+    await sam.get_by_role("button", name="Mute", exact=True).click()
+    await sam.get_by_role("button", name="Stop video").click()
+    await expect(sam.get_by_role("button", name="Start video")).to_be_visible()
+    await sam.get_by_role("button", name="Unmute").click()
+    await eventually(lambda: _muted(sam))
+    await asyncio.wait_for(tess.get_by_role("button", name="End").click(), 15)
 
 
 async def _muted(page: Page) -> bool:

@@ -6,7 +6,7 @@ from playwright.async_api import Page, expect
 
 from tests.browser.browsing import People
 from tests.browser.conftest import Grant
-from tests.servers import Launch
+from tests.servers import Server
 
 
 async def focused(page: Page) -> str:
@@ -26,52 +26,50 @@ async def tab_to(page: Page, name: str) -> None:
 
 
 async def test_a_call_from_signing_in_to_hanging_up_without_a_mouse(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch()
-    await grant(server, "ann", 500)
-    bob = await (await people.come(server, "bob")).home()
-    ann = await (await people.stranger(server)).tab()
-    await ann.get_by_label("Your name").focus()
-    await ann.keyboard.type("ann")
-    await ann.keyboard.press("Enter")
-    await expect(ann.get_by_role("button", name="Call bob")).to_be_visible()
+    await grant(server, "gil", 500)
+    hal = await (await people.come(server, "hal")).home()
+    gil = await (await people.stranger(server)).tab()
+    await gil.get_by_label("Your name").focus()
+    await gil.keyboard.type("gil")
+    await gil.keyboard.press("Enter")
+    await expect(gil.get_by_role("button", name="Call hal")).to_be_visible()
 
-    await ann.locator("body").focus()
-    await ann.keyboard.press("Tab")
-    assert await focused(ann) == "Skip to content"
-    await tab_to(ann, "Call bob")
-    await ann.keyboard.press("Enter")
+    await gil.locator("body").focus()
+    await gil.keyboard.press("Tab")
+    assert await focused(gil) == "Skip to content"
+    await tab_to(gil, "Call hal")
+    await gil.keyboard.press("Enter")
 
-    await expect(bob.get_by_role("alertdialog", name="ann is calling")).to_be_visible()
-    assert await focused(bob) == "Answer"
-    await bob.keyboard.press("Escape")
-    await expect(bob.get_by_role("alertdialog")).to_be_visible()
-    await bob.keyboard.press("Enter")
+    await expect(hal.get_by_role("alertdialog", name="gil is calling")).to_be_visible()
+    assert await focused(hal) == "Answer"
+    await hal.keyboard.press("Escape")
+    await expect(hal.get_by_role("alertdialog")).to_be_visible()
+    await hal.keyboard.press("Enter")
 
-    await expect(ann.get_by_role("heading", level=1, name="bob")).to_be_focused()
-    await tab_to(ann, "End")
-    await ann.keyboard.press("Enter")
-    await expect(ann.get_by_role("dialog", name="Call ended")).to_be_visible()
-    assert await focused(ann) == "Done"
-    await ann.keyboard.press("Escape")
-    await expect(ann.get_by_role("dialog")).to_have_count(0)
+    await expect(gil.get_by_role("heading", level=1, name="hal")).to_be_focused()
+    await tab_to(gil, "End")
+    await gil.keyboard.press("Enter")
+    await expect(gil.get_by_role("dialog", name="Call ended")).to_be_visible()
+    assert await focused(gil) == "Done"
+    await gil.keyboard.press("Escape")
+    await expect(gil.get_by_role("dialog")).to_have_count(0)
 
 
-async def test_the_purchase_dialog_keeps_the_focus_and_gives_it_back(launch: Launch, people: People) -> None:
-    server = launch()
-    ann = await (await people.come(server, "ann")).home()
-    opener = ann.get_by_role("button", name="Buy tokens", exact=True)
+async def test_the_purchase_dialog_keeps_the_focus_and_gives_it_back(server: Server, people: People) -> None:
+    ivy = await (await people.come(server, "ivy")).home()
+    opener = ivy.get_by_role("button", name="Buy tokens", exact=True)
     await opener.focus()
-    await ann.keyboard.press("Enter")
-    dialog = ann.get_by_role("dialog", name="Buy tokens")
+    await ivy.keyboard.press("Enter")
+    dialog = ivy.get_by_role("dialog", name="Buy tokens")
     await expect(dialog).to_be_visible()
     for _ in range(12):
-        await ann.keyboard.press("Tab")
-        inside = await ann.evaluate(
+        await ivy.keyboard.press("Tab")
+        inside = await ivy.evaluate(
             "document.activeElement === document.body || !!document.activeElement.closest('dialog')"
         )
-        assert inside, await focused(ann)
-    await ann.keyboard.press("Escape")
+        assert inside, await focused(ivy)
+    await ivy.keyboard.press("Escape")
     await expect(dialog).to_have_count(0)
     await expect(opener).to_be_focused()

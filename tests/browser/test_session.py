@@ -6,14 +6,13 @@ from playwright.async_api import expect
 
 from tests.browser.browsing import People
 from tests.browser.conftest import Grant
-from tests.servers import Launch
+from tests.servers import Server
 
 
-async def test_signing_in_leaves_no_token_within_the_reach_of_scripts(launch: Launch, people: People) -> None:
-    server = launch()
+async def test_signing_in_leaves_no_token_within_the_reach_of_scripts(server: Server, people: People) -> None:
     stranger = await people.stranger(server)
     page = await stranger.tab()
-    await page.get_by_label("Your name").fill("ann")
+    await page.get_by_label("Your name").fill("bea")
     await page.get_by_role("button", name="Sign in", exact=True).click()
     await expect(page.get_by_role("heading", name="People")).to_be_visible()
 
@@ -28,38 +27,35 @@ async def test_signing_in_leaves_no_token_within_the_reach_of_scripts(launch: La
 
 
 async def test_a_reload_stays_signed_in_and_another_user_sees_nothing_of_the_last(
-    launch: Launch, people: People, grant: Grant
+    server: Server, people: People, grant: Grant
 ) -> None:
-    server = launch()
-    await grant(server, "ann", 4321)
-    ann = await people.come(server, "ann")
-    page = await ann.home()
+    await grant(server, "carl", 4321)
+    carl = await people.come(server, "carl")
+    page = await carl.home()
     await expect(page.get_by_test_id("balance")).to_have_text("4,321")
     await page.reload()
     await expect(page.get_by_test_id("balance")).to_have_text("4,321")
 
-    await page.get_by_role("button", name="Sign out ann").click()
-    await page.get_by_label("Your name").fill("bob")
+    await page.get_by_role("button", name="Sign out carl").click()
+    await page.get_by_label("Your name").fill("cora")
     await page.get_by_role("button", name="Sign in", exact=True).click()
     await expect(page.get_by_test_id("balance")).to_have_text("0")
     await expect(page.get_by_text("4,321")).to_have_count(0)
 
 
-async def test_a_server_that_cannot_be_reached_is_said_and_tried_again(launch: Launch, people: People) -> None:
-    server = launch()
-    ann = await people.come(server, "ann")
-    await ann.context.route("**/bff/session", lambda route: route.abort())
-    page = await ann.tab()
+async def test_a_server_that_cannot_be_reached_is_said_and_tried_again(server: Server, people: People) -> None:
+    dora = await people.come(server, "dora")
+    await dora.context.route("**/bff/session", lambda route: route.abort())
+    page = await dora.tab()
     await expect(page.get_by_role("heading", name="The server can’t be reached")).to_be_visible()
-    await ann.context.unroute("**/bff/session")
+    await dora.context.unroute("**/bff/session")
     await page.get_by_role("button", name="Try again").click()
     await expect(page.get_by_role("heading", name="People")).to_be_visible()
 
 
-async def test_operators_see_operations_and_others_do_not(launch: Launch, people: People) -> None:
-    server = launch()
-    ann = await (await people.come(server, "ann")).tab("/ops")
-    await expect(ann.get_by_text("This page is for operators.")).to_be_visible()
-    await expect(ann.get_by_role("link", name="Operations")).to_have_count(0)
-    root = await (await people.come(server, "root", role="admin")).home()
-    await expect(root.get_by_role("link", name="Operations")).to_be_visible()
+async def test_operators_see_operations_and_others_do_not(server: Server, people: People) -> None:
+    edna = await (await people.come(server, "edna")).tab("/ops")
+    await expect(edna.get_by_text("This page is for operators.")).to_be_visible()
+    await expect(edna.get_by_role("link", name="Operations")).to_have_count(0)
+    otto = await (await people.come(server, "otto", role="admin")).home()
+    await expect(otto.get_by_role("link", name="Operations")).to_be_visible()
