@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import structlog
 
 from realtime.adapters.tracing import add_trace_ids
@@ -21,6 +22,20 @@ class _LossyFile(logging.handlers.RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
+
+
+def _without_rows(_logger: Any, _method: str, event: Any) -> Any:
+    """PostgreSQL quotes the row or key it refuses in its error's detail, and whatever they hold with it."""
+    error = event.get("exc_info")
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    while isinstance(error, BaseException):
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None
+        error = error.__cause__ or error.__context__
+    return event
 
 
 def configure(*, log_format: str, log_dir: str | None, worker: int | None = None) -> None:
@@ -40,6 +55,7 @@ def configure(*, log_format: str, log_dir: str | None, worker: int | None = None
         add_trace_ids,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_rows,
         structlog.processors.StackInfoRenderer(),
     ]
     structlog.configure(

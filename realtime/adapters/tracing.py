@@ -78,8 +78,15 @@ class Tracing:
     def step(
         self, name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, AttributeValue] | None = None
     ) -> Iterator[Span]:
-        with self._tracer.start_as_current_span(name, kind=kind, attributes=attributes) as span:
-            yield span
+        """A part of the work. Of an error that ends it only the kind is told: its message may quote what it met."""
+        with self._tracer.start_as_current_span(
+            name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield span
+            except Exception as error:
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
 
     async def watch_connection(self, conn: Any) -> None:
         """Have each statement of an asyncpg connection become a span: for the pool's `init`."""

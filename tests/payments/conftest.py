@@ -82,7 +82,8 @@ class Buyer:
         async with self.http.request(
             method, self.server.url + path, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
         ) as answer:
-            return Answer(answer.status, await answer.json(content_type=None), answer.headers)
+            is_json = answer.content_type.endswith("json")
+            return Answer(answer.status, await answer.json(content_type=None) if is_json else None, answer.headers)
 
     async def buy(self, card: str, cents: int = 500, key: str | None = None, route: str = NEW) -> Answer:
         body = {"amountInCents": cents, "paymentMethodId": card}
