@@ -18,7 +18,7 @@ from realtime import config, embedded
 from realtime.adapters import logs
 from realtime.composition import StartFailed
 from realtime.config import Settings
-from realtime.main import document, run_web
+from realtime.main import DOCUMENTS, document, run_web
 from realtime.processes import Place, run_workers
 from realtime.worker import run_worker
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "role",
         nargs="?",
-        choices=["web", "worker", "openapi", "asyncapi"],
+        choices=["web", "worker", *DOCUMENTS],
         default="web",
         help="serve (the default); meter and do jobs only; or print a document of the interface",
     )
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         place = Place(chosen.worker_number, chosen.worker_directory, chosen.worker_line)
     try:
         settings = config.load(**({"workers": chosen.workers} if chosen.workers else {}))
-        if chosen.role in {"openapi", "asyncapi"}:
+        if chosen.role in DOCUMENTS:
             sys.stdout.write(document(settings, chosen.role))
             return 0
         try:

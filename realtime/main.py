@@ -35,6 +35,7 @@ from realtime.edge.csp_reports import CspReports
 from realtime.edge.identity import SharedSecret, verifier_of
 from realtime.edge.middlewares import middlewares
 from realtime.edge.pages import Pages
+from realtime.edge.reference import reference
 from realtime.edge.routes import Route
 from realtime.edge.security_headers import security_headers
 from realtime.edge.sockets import Sockets
@@ -151,17 +152,19 @@ class _Unbuilt:
         return self
 
 
+DOCUMENTS = ("openapi", "asyncapi", "reference")
+
+
 def document(settings: Settings, kind: str) -> str:
-    """The OpenAPI or AsyncAPI document of a server with these settings, without building one."""
+    """One of DOCUMENTS, of a server with these settings, without building one."""
     if kind == "asyncapi":
         return documents.text_of(documents.asyncapi())
     unbuilt: Any = _Unbuilt()
     core = Core(**({part.name: unbuilt for part in fields(Core)} | {"settings": settings}))
     authenticator = Authenticator(unbuilt, unbuilt, secure_cookies=settings.production)
     # The table ends with the rows of the documents themselves.
-    return documents.text_of(
-        documents.openapi(route_table(core, authenticator, unbuilt), secure_cookies=settings.production)
-    )
+    openapi = documents.openapi(route_table(core, authenticator, unbuilt), secure_cookies=settings.production)
+    return reference(openapi, documents.asyncapi()) if kind == "reference" else documents.text_of(openapi)
 
 
 def _postgres_probe(db: Database) -> http.Probe:

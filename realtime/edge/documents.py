@@ -151,6 +151,7 @@ def _operation(route: Route) -> Schema:
         "operationId": _operation_id(route),
         "summary": route.summary,
         "tags": [_tag(route.path)],
+        "x-who": str(route.who),
         "responses": _responses(route),
     }
     if security := _security(route):

@@ -27,14 +27,19 @@ from tests.servers import ROOT, Launch, Opens, Server, Tab, environment, eventua
 Document = dict[str, Any]
 
 
+def printed(kind: str, **settings: str) -> str:
+    """What `python -m realtime KIND` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "realtime", kind],
+        cwd=ROOT, env={"PATH": ""} | settings, capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def openapi() -> Document:
     settings = {name: value for name, value in environment("", "", {}).items() if name.startswith("STRIPE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "realtime", "openapi"],
-        cwd=ROOT, env={"PATH": ""} | settings, capture_output=True, check=True,
-    )  # fmt: skip
-    found: Document = json.loads(done.stdout)
+    found: Document = json.loads(printed("openapi", **settings))
     return found
 
 
@@ -86,6 +91,12 @@ async def test_the_server_serves_what_the_command_prints(
 ) -> None:
     assert await (await http.get(f"{server.url}/openapi.json")).json() == openapi
     assert await (await http.get(f"{server.url}/asyncapi.json")).json() == asyncapi
+
+
+def test_the_reference_for_people_is_the_one_the_command_prints() -> None:
+    assert (ROOT / "docs" / "reference.md").read_text() == printed("reference"), (
+        "run: python -m realtime reference > docs/reference.md"
+    )
 
 
 def test_every_route_of_the_contract_is_in_it(openapi: Document) -> None:
