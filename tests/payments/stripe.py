@@ -43,7 +43,7 @@ class Stripe:
         card = {"number": number, "exp_month": 12, "exp_year": 2030, "cvc": "123"}
         return str((await self.ask("POST", "/v1/payment_methods", type="card", card=card))["id"])
 
-    async def bank_account(self, iban: str = "DE89370400440532013000") -> str:
+    async def bank_account(self, iban: str) -> str:
         return str((await self.ask("POST", "/v1/payment_methods", type="sepa_debit", sepa_debit={"iban": iban}))["id"])
 
     async def all(self, kind: str) -> list[dict[str, Any]]:

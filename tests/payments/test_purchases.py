@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from realtime import embedded
-from tests.payments.conftest import NEW, OLD, Buyer, LaunchPaying, Ledger
-from tests.payments.stripe import AUTHENTICATED_CARD, DECLINED_CARD, DECLINED_IBAN, Stripe
+from tests.payments.conftest import NEW, OLD, Buyer, LaunchPaying, Ledger, send
+from tests.payments.stripe import AUTHENTICATED_CARD, DECLINED_CARD, DECLINED_IBAN, Stripe, event
 from tests.servers import Server, eventually
 
 
@@ -237,6 +237,21 @@ async def test_a_payment_that_fails_later_is_processing_until_the_event(
     await eventually(failed)
     assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 0
     assert await buyer.balance() == 0
+
+
+async def test_a_payment_that_succeeds_later_is_processing_until_the_event(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger
+) -> None:
+    account = await stripe.bank_account(DECLINED_IBAN)
+    asked = await buyer.buy(account, key="k")
+    assert (asked.status, asked.body["status"]) == (202, "processing")
+    [payment] = await stripe.all("payment_intents")
+    await send(buyer.server, buyer.http, event("payment_intent.succeeded", payment | {"amount_received": 500}))
+    assert (await buyer.purchase(asked.body["purchaseId"]))["status"] == "succeeded"
+    assert await buyer.balance() == 500
+    again = await buyer.buy(account, key="k")
+    assert (again.status, again.body, again.headers["Idempotency-Replayed"]) == (202, asked.body, "true")
+    ledger.prove()
 
 
 async def test_without_redis_nothing_is_charged(launch_paying: LaunchPaying, stripe: Stripe, tmp_path: Path) -> None:

@@ -6,17 +6,23 @@ import asyncio
 import os
 import subprocess
 import sys
+from typing import Any
 
-from tests.payments.conftest import Buyer, Ledger
-from tests.payments.stripe import AUTHENTICATED_CARD, Stripe
+import aiohttp
+
+from tests.payments.conftest import Buyer, Ledger, send
+from tests.payments.stripe import AUTHENTICATED_CARD, Stripe, event
+from tests.payments.unreliable import between
 from tests.servers import ROOT
 
 
-async def run(ledger: Ledger, stripe: Stripe) -> tuple[int, str]:
+async def run(ledger: Ledger, stripe: Stripe, api_base: str | None = None) -> tuple[int, str]:
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "ledger", "reconcile", "stripe"],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": ledger.url, "PYTHONPATH": str(ROOT)} | stripe.settings,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": ledger.url, "PYTHONPATH": str(ROOT)}
+        | stripe.settings
+        | {"STRIPE_API_BASE": api_base or stripe.url},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -57,3 +63,24 @@ async def test_a_credit_without_a_charge_is_named(buyer: Buyer, stripe: Stripe, 
     status, said = await run(ledger, stripe)
     assert status == 1
     assert "Stripe charged $0.00 and gave back $0.00, the ledger has $5.00 and $0.00" in said
+
+
+async def test_what_disputes_hold_is_compared_too(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger, http: aiohttp.ClientSession
+) -> None:
+    await buyer.buy(await stripe.card(), 500)
+    [charge] = await stripe.charges()
+
+    def dispute(status: str, cents: int) -> dict[str, Any]:
+        return {"id": "dp_1", "object": "dispute", "charge": charge["id"], "amount": cents, "status": status}
+
+    async with between(stripe.url, http) as proxy:
+        disputes = {"object": "list", "has_more": False, "url": "/v1/disputes"}
+        proxy.answers["/v1/disputes"] = disputes | {"data": [dispute("needs_response", 300), dispute("won", 500)]}
+        status, said = await run(ledger, stripe, proxy.url)
+        assert (status, "gave back $3.00, the ledger has $5.00 and $0.00" in said) == (1, True)
+        await send(buyer.server, http, event("charge.dispute.created", dispute("needs_response", 300)))
+        assert await run(ledger, stripe, proxy.url) == (
+            0,
+            "ok: 1 payments, 0 in flight; Stripe holds 200 cents, the ledger 200\n",
+        )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -24,6 +25,8 @@ class Unreliable:
     refuse: Rule = lambda _method, _path: False
     forbid: Rule = lambda _method, _path: False
     hang: Rule = lambda _method, _path: False
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What the server behind does not have: bodies by path."""
     seen: list[tuple[str, str]] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     """Of the requests seen, in their order."""
@@ -44,6 +47,8 @@ async def between(upstream: str, http: aiohttp.ClientSession) -> AsyncIterator[U
         proxy.headers.append(request.headers)
         if proxy.hang(request.method, request.path):
             await asyncio.Event().wait()
+        if request.path in proxy.answers:
+            return web.json_response(proxy.answers[request.path])
         if proxy.refuse(request.method, request.path):
             return web.json_response({"error": {"type": "api_error", "message": "out of order"}}, status=500)
         if proxy.forbid(request.method, request.path):
