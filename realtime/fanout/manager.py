@@ -144,16 +144,16 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         for member in members:
             outlet = member.outlet
             fd = outlet.fd
-            if fd >= 0:
+            if fd >= 0:  # only a session has one
                 try:
                     sent = write(fd, frames)
                 except BlockingIOError:
                     sent = 0
                 except OSError:
-                    outlet.session.break_off()
+                    outlet.break_off()
                     continue
                 if sent != size:
-                    outlet.session.fall_behind(frames[sent:])
+                    outlet.fall_behind(frames[sent:])
             else:
                 outlet.enqueue(frames)
         counters = self.server.eio.counters
