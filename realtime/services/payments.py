@@ -89,8 +89,10 @@ class Payments:
             await self._advance(begun, resumed=True)
         async with self._db.connection() as conn:
             record = await idempotency_store.record(conn, claim.request.user_id, claim.request.key)
-        if record is None or record.outcome is None:
+        if record is None:  # let go, and its key is free
             raise errors.PaymentsUnavailable
+        if record.outcome is None:  # taken over while we were out of breath: another is still at work
+            raise idempotency.LostHold
         return record.outcome
 
     async def _begin(self, claim: Claim, order: Order) -> Purchase:

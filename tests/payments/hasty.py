@@ -6,7 +6,7 @@ import os
 import sys
 
 from realtime.__main__ import main
-from realtime.services import charging, idempotency, purchase_records, purchase_recovery, refunds
+from realtime.services import charging, idempotency, purchase_records, purchase_recovery, refunds, stripe_events
 
 
 def hasten() -> None:
@@ -15,6 +15,7 @@ def hasten() -> None:
     purchase_records.PENDING_CHECK_S = 0.5
     purchase_recovery.CHECK_PAUSES_S = (1, 1, 1, 1, 2)
     refunds.FIRST_CHECK_S = 2.5
+    stripe_events.RETRY_IN_S = 0.5
     charging.ATTEMPT_S = float(os.environ.get("ATTEMPT_S", charging.ATTEMPT_S))
 
 

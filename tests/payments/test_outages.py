@@ -7,10 +7,10 @@ import pytest
 
 from ledger.stripe_api import API_VERSION
 from realtime.services import jobs
-from tests.payments.conftest import Buyer, LaunchPaying, Ledger
-from tests.payments.stripe import AUTHENTICATED_CARD, Stripe
+from tests.payments.conftest import Buyer, LaunchPaying, Ledger, send
+from tests.payments.stripe import AUTHENTICATED_CARD, Stripe, event
 from tests.payments.unreliable import Unreliable, between
-from tests.servers import eventually
+from tests.servers import Launch, eventually
 
 
 @pytest.fixture
@@ -149,6 +149,46 @@ async def test_a_buyer_who_never_authenticates_is_let_go_and_cannot_pay_any_more
     assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 0
     await stripe.authenticate(asked["clientSecret"])
     assert await stripe.charges() == []
+
+
+async def test_an_event_that_cannot_take_effect_is_kept_and_does_when_the_provider_is_back(
+    buyer: Buyer, stripe: Stripe, network: Unreliable, ledger: Ledger
+) -> None:
+    asked = (await buyer.buy(await stripe.card(AUTHENTICATED_CARD))).body
+    await stripe.authenticate(asked["clientSecret"], success=False)
+    network.refuse = lambda _method, _path: True
+    payment = {"id": asked["clientSecret"].split("_secret_")[0], "object": "payment_intent"}
+    answer = await send(buyer.server, buyer.http, event("payment_intent.payment_failed", payment))
+    assert (answer.status, answer.body["outcome"]) == (200, "kept")
+    assert (await buyer.purchase(asked["purchaseId"]))["status"] == "requires_action"
+    network.recover()
+
+    async def failed() -> bool:
+        return (await buyer.purchase(asked["purchaseId"]))["status"] == "failed"
+
+    await eventually(failed, 30)
+    assert await ledger.conn.fetchval("SELECT outcome FROM stripe_events") == "applied"
+
+
+async def test_a_purchase_whose_own_job_was_lost_is_found_by_the_round_of_every_minute(
+    launch: Launch, launch_paying: LaunchPaying, stripe: Stripe, network: Unreliable, ledger: Ledger
+) -> None:
+    settings = stripe.settings | {"STRIPE_API_BASE": network.url}
+    buyer = launch_paying(METER_IN_WEB="false", STRIPE_API_BASE=network.url)
+    network.refuse = lambda _, path: path.endswith("/confirm")
+    assert (await buyer.buy(await stripe.card())).status == 202
+    await ledger.conn.execute("DELETE FROM procrastinate_jobs")
+    await ledger.conn.execute("UPDATE purchases SET next_check_at = now()")
+    network.recover()
+    launch("worker", **settings)
+
+    async def credited() -> bool:
+        return await buyer.balance() == 500
+
+    await eventually(credited, 20)
+    rounds = await ledger.conn.fetch("SELECT DISTINCT task_name FROM procrastinate_periodic_defers")
+    every_minute = {"check_due_purchases", "check_due_refunds", "apply_pending_events", "retry_stalled_jobs"}
+    assert every_minute <= {row["task_name"] for row in rounds}
 
 
 async def test_a_payment_the_provider_has_never_heard_of_is_said_and_given_up_after_a_day(
