@@ -51,6 +51,7 @@ class InstanceStatus:
 class KindBalance:
     kind: str
     unit: str
+    side: str
     balance: int
 
 

@@ -118,10 +118,11 @@ class MeterState(BaseModel):
 
 
 class KindBalance(BaseModel):
-    """What all accounts of a kind hold, on their normal side."""
+    """What all accounts of a kind hold, on their normal side. A unit's two sides come to the same."""
 
     kind: str
     unit: Literal["TOKEN", "USD_CENT"]
+    side: Literal["debit", "credit"]
     balance: int
 
 

@@ -282,6 +282,8 @@ class Calls:
                 course.refusal = errors.InsufficientFunds("the caller cannot pay the first period")
                 return
         if Effect.ANNOUNCE_ACCEPTED in effects:
+            terms = call.terms
+            log.info("call accepted", call_id=str(call.id), rate_tokens_per_period=terms.rate_tokens_per_period)
             course.news += pushes.accepted(course.call)
         if Effect.ANNOUNCE_ENDED in effects:
             log.info(

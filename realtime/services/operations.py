@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,7 +103,7 @@ class Operations:
             "instances": [{"id": one.id, "tabs": one.tabs, "users": one.users} for one in instances],
             "calls": calls,
             "meter": {"debitsPerSecond": debits / DEBITS_OVER_S, "dueLagSeconds": round(due_lag_s, 3)},
-            "trialBalance": [{"kind": one.kind, "unit": one.unit, "balance": one.balance} for one in balances],
+            "trialBalance": [asdict(one) for one in balances],
             "purchases": {"pending": purchases},
             "jobs": {"failed": jobs.get("failed", 0)},
             "cspReports": {"lastHour": sum(one.csp_reports_last_hour for one in instances)},

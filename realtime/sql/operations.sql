@@ -16,8 +16,10 @@ SELECT count(*) FROM journals
 WHERE id >= ledger_id_at(clock_timestamp() - $1 * interval '1 second') AND type = 'call_debit';
 
 -- name: trial_balance
--- What all accounts of each kind hold, each on its normal side.
-SELECT kind, unit::text, sum(balance)::bigint AS balance FROM accounts GROUP BY unit, kind ORDER BY unit, kind;
+-- What all accounts of each kind hold, each on its normal side, and which side that is.
+SELECT kind, unit::text, CASE ledger_normal_side(type) WHEN 1 THEN 'debit' ELSE 'credit' END AS side,
+       sum(balance)::bigint AS balance
+FROM accounts GROUP BY unit, kind, type ORDER BY unit, kind;
 
 -- name: pending_purchases
 -- Purchases neither finished nor given up.

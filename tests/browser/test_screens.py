@@ -15,7 +15,7 @@ from playwright.async_api import Locator, Page, expect
 from tests.browser.browsing import DESKTOP, PHONE, People, in_a_call
 from tests.browser.conftest import Grant
 from tests.payments.stripe import Stripe
-from tests.servers import ROOT, Launch, Server, eventually
+from tests.servers import ROOT, Launch, Server, Tab, eventually, token_of
 
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 
@@ -39,8 +39,10 @@ def look() -> Look:
             await page.set_viewport_size(viewport)
             await page.emulate_media(color_scheme=colour, reduced_motion="reduce")
             if SCREENSHOTS:
-                path = ROOT / SCREENSHOTS / f"{screen}-{name}.png"
-                await page.screenshot(path=path, animations="disabled", full_page=whole)
+                if whole:  # on a screen as high as the page, so that what is fixed to its foot is there
+                    height = await page.evaluate("document.documentElement.scrollHeight")
+                    await page.set_viewport_size({"width": viewport["width"], "height": height})
+                await page.screenshot(path=ROOT / SCREENSHOTS / f"{screen}-{name}.png", animations="disabled")
             found = await findings(page)
             assert found == [], f"{screen}, {name}: " + "; ".join(found)
 
@@ -60,8 +62,9 @@ async def findings(page: Page) -> list[str]:
 
 async def test_every_screen_of_a_call_is_accessible(launch: Launch, people: People, grant: Grant, look: Look) -> None:
     server = launch(BILLING_PERIOD_SECONDS=60)
-    await _company(server, people, grant)
+    await _company(server, people)
     await grant(server, "Maya Lindqvist", 1250)
+    await _earlier_calls(server, grant)
     stranger = await (await people.stranger(server)).tab()
     await expect(stranger.get_by_label("Your name")).to_be_visible()
     await look(stranger, "sign-in")
@@ -94,6 +97,7 @@ async def test_every_screen_of_a_call_is_accessible(launch: Launch, people: Peop
 
     await maya.get_by_role("link", name="History").click()
     await expect(maya.get_by_text("Jonas Weber")).to_be_visible()
+    await expect(maya.get_by_text("Declined")).to_be_visible()
     await look(maya, "history-calls")
     await maya.get_by_role("button", name="Tokens", exact=True).click()
     await expect(maya.get_by_text("+1,250")).to_be_visible()
@@ -157,7 +161,7 @@ async def test_a_call_about_to_run_out_is_accessible(launch: Launch, people: Peo
     await look(maya, "low-balance")
 
 
-async def _company(server: Server, people: People, grant: Grant) -> None:
+async def _company(server: Server, people: People) -> None:
     """Some others online, at rates of their own."""
     for name, tokens in (("Amara Okafor", 15), ("Lucía Paredes", 25), ("Theo Brandt", 8)):
         other = await people.come(server, name)
@@ -169,3 +173,23 @@ async def _company(server: Server, people: People, grant: Grant) -> None:
         )
         assert changed.ok, await changed.text()
         await other.home()
+
+
+async def _earlier_calls(server: Server, grant: Grant) -> None:
+    """A history to show: two calls that were paid, one declined and one given up."""
+    paid, given_up = ("call:accept", "call:end"), ("call:cancel",)
+    for caller, callee, steps in (
+        ("Maya Lindqvist", "Amara Okafor", paid),
+        ("Lucía Paredes", "Maya Lindqvist", ("call:decline",)),
+        ("Maya Lindqvist", "Theo Brandt", given_up),
+        ("Theo Brandt", "Jonas Weber", paid),
+    ):
+        if caller != "Maya Lindqvist":
+            await grant(server, caller, 100)
+        tabs = [await Tab(server, name, token_of(name)).connect() for name in (caller, callee)]
+        rung = await tabs[0].ask("call:start", {"calleeId": callee, "requestId": f"{caller} {callee}"})
+        for step in steps:
+            whose = tabs[0] if steps is given_up else tabs[1]
+            assert (await whose.ask(step, {"callId": rung["call"]["id"]}))["ok"]
+        for tab in tabs:
+            await tab.close()

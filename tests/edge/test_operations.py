@@ -55,6 +55,9 @@ async def test_the_overview_is_of_all_instances(
     in_tokens = {row["kind"]: row["balance"] for row in found["trialBalance"] if row["unit"] == "TOKEN"}
     assert in_tokens["granted_tokens"] == 1000
     assert in_tokens["wallet"] + in_tokens["earnings"] + in_tokens["platform_revenue"] == 1000
+    signed = [row["balance"] if row["side"] == "debit" else -row["balance"] for row in found["trialBalance"]]
+    assert any(signed)
+    assert sum(signed) == 0
 
 
 async def test_csp_reports_of_all_instances_are_counted_in_it(launch: Launch, http: aiohttp.ClientSession) -> None:

@@ -74,7 +74,7 @@ function Person({ userId, ratePerPeriod, inCall }: OnlineUser) {
       <Avatar userId={userId} />
       <div className="person-text">
         <strong>{userId}</strong>
-        <span className="quiet">
+        <span className="quiet person-facts">
           {rate(ratePerPeriod, config.periodSeconds)}
           {inCall && <span className="tag">in a call</span>}
         </span>

@@ -22,7 +22,11 @@ export function IncomingCall({ call, state }: Props) {
         <Avatar userId={callerId} size="huge" />
       </span>
       <h2>{callerId}</h2>
-      <p className="quiet">is calling · pays {rate(rateTokensPerPeriod, periodSeconds)}</p>
+      <p className="quiet">
+        is calling
+        <br />
+        pays {rate(rateTokensPerPeriod, periodSeconds)}
+      </p>
       <div className="ring-actions">
         <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.decline(id))}>
           <Phone className="hang-up" aria-hidden="true" />

@@ -19,8 +19,10 @@ export function OutgoingCall({ call, state }: Props) {
         <Avatar userId={calleeId} size="huge" />
       </span>
       <h2>{calleeId}</h2>
-      <p className="quiet" role="status">
-        Ringing{state.here ? "" : " from another tab"} · {rate(rateTokensPerPeriod, periodSeconds)} once they answer
+      <p className="quiet">
+        <span role="status">{state.here ? "Ringing…" : "Ringing from another tab…"}</span>
+        <br />
+        {rate(rateTokensPerPeriod, periodSeconds)} once answered
       </p>
       <div className="ring-actions">
         <button

@@ -5,6 +5,9 @@ import { PageHead } from "../PageHead";
 import { sentence } from "../sentences";
 import { Chart, type Point } from "./Chart";
 
+type KindBalance = OpsOverview["trialBalance"][number];
+type Unit = KindBalance["unit"];
+
 export default function Ops() {
   const { session } = useCallMeter();
   return session.role === "admin" ? (
@@ -102,8 +105,10 @@ function Instances({ instances }: { instances: OpsOverview["instances"] }) {
   );
 }
 
-/** Debits and credits of a unit cancel out, or the books are wrong. */
-function TrialBalance({ rows }: { rows: OpsOverview["trialBalance"] }) {
+const units: Record<Unit, string> = { TOKEN: "Tokens", USD_CENT: "US cents" };
+
+/** Debits and credits of a unit come to the same, or the books are wrong. */
+function TrialBalance({ rows }: { rows: readonly KindBalance[] }) {
   return (
     <section className="card table-card">
       <h2 id="trial">Trial balance</h2>
@@ -111,24 +116,61 @@ function TrialBalance({ rows }: { rows: OpsOverview["trialBalance"] }) {
         <thead>
           <tr>
             <th scope="col">Accounts</th>
-            <th scope="col">Unit</th>
             <th scope="col" className="number">
-              Balance
+              Debit
+            </th>
+            <th scope="col" className="number">
+              Credit
             </th>
           </tr>
         </thead>
-        <tbody>
-          {rows.map(({ kind, unit, balance }) => (
-            <tr key={`${kind} ${unit}`}>
-              <th scope="row">{kind.replaceAll("_", " ")}</th>
-              <td>{unit}</td>
-              <td className="number">{count(balance)}</td>
-            </tr>
-          ))}
-        </tbody>
+        {[...Map.groupBy(rows, (row) => row.unit)].map(([unit, kinds]) => (
+          <Books key={unit} unit={unit} rows={kinds} />
+        ))}
       </table>
     </section>
   );
+}
+
+function Books({ unit, rows }: { unit: Unit; rows: readonly KindBalance[] }) {
+  const debits = sum(rows, debitOf);
+  const credits = sum(rows, creditOf);
+  return (
+    <tbody>
+      <tr>
+        <th scope="rowgroup" colSpan={3} className="quiet small">
+          {units[unit]}
+        </th>
+      </tr>
+      {rows.map((row) => (
+        <tr key={row.kind}>
+          <th scope="row">{row.kind.replaceAll("_", " ")}</th>
+          <td className="number">{row.side === "debit" && count(row.balance)}</td>
+          <td className="number">{row.side === "credit" && count(row.balance)}</td>
+        </tr>
+      ))}
+      <tr className="total">
+        <th scope="row">Total</th>
+        <td className="number">{count(debits)}</td>
+        <td className="number">{count(credits)}</td>
+      </tr>
+      {debits !== credits && (
+        <tr>
+          <td colSpan={3} className="problem" role="alert">
+            The books don’t balance: {count(Math.abs(debits - credits))} apart.
+          </td>
+        </tr>
+      )}
+    </tbody>
+  );
+}
+
+function debitOf({ side, balance }: KindBalance): number {
+  return side === "debit" ? balance : 0;
+}
+
+function creditOf({ side, balance }: KindBalance): number {
+  return side === "credit" ? balance : 0;
 }
 
 function sum<Item>(items: readonly Item[], read: (item: Item) => number): number {

@@ -505,10 +505,12 @@ export interface components {
             tabs: number;
             users: number;
         };
-        /** @description What all accounts of a kind hold, on their normal side. */
+        /** @description What all accounts of a kind hold, on their normal side. A unit's two sides come to the same. */
         KindBalance: {
             balance: number;
             kind: string;
+            /** @enum {string} */
+            side: "debit" | "credit";
             /** @enum {string} */
             unit: "TOKEN" | "USD_CENT";
         };
