@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import sys
 from typing import Any
 
+import structlog
 import uvloop
 from aiohttp import web
 
@@ -63,5 +65,6 @@ if __name__ == "__main__":
     parser.add_argument("role", choices=["web", "emitter"])
     parser.add_argument("--redis")
     chosen = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for answers
     open_files_to_the_limit()
     uvloop.run(main(chosen.role, chosen.redis))
