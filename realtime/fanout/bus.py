@@ -57,7 +57,8 @@ KEEP_S = 5.0
 QUEUE_BYTES = 16_000_000
 CROWDED_BYTES = 1_000_000
 IN_FLIGHT_BYTES = 4_000_000
-MESSAGES_A_COMMAND = 2_000
+MESSAGES_A_COMMAND = 4_000
+"""A billed batch of 500 calls fits; Redis does nothing else meanwhile, some milliseconds."""
 CONNECT_TIMEOUT_S = 5.0
 BACKOFF_S = (0.1, 5.0)
 SUBSCRIBE_WAIT_S = 2.0

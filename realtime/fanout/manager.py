@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SOCKET_ID = re.compile(r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{20}")
 EMITS_A_TURN = 128
 """A task that emits without end lets the others run after so many."""
+LONGEST_RUN = 255
+"""Packets for one room that cross Redis together: their number is a byte."""
 
 
 class Batch:
@@ -40,9 +42,9 @@ class Batch:
         self._pending: dict[Session | Held, bytes | list[bytes]] = {}
         self.messages = 0
 
-    def add(self, members: Collection[Member], frames: bytes) -> None:
+    def add(self, members: Collection[Member], frames: bytes, packets: int = 1) -> None:
         pending = self._pending
-        self.messages += len(members)
+        self.messages += packets * len(members)
         for member in members:
             outlet = member.outlet
             queued = pending.get(outlet)
@@ -112,31 +114,25 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             await self._take_turns()
 
     async def emit_many(self, namespace: str, pushes: Iterable[tuple[Any, str, Any]]) -> None:
-        """Each `(room, event, data)` in order: one write for each socket here, one Redis message for all of it."""
+        """Each `(room, event, data)` in order: one write for each socket here, one command to Redis for all of it."""
         space = self.spaces.get(namespace)
         batch = Batch()
+        run: list[bytes] = []
+        run_room: Any = None
         for room, event, data in pushes:
             frames = self._frames(namespace, event, data)
             if space is not None:
                 batch.add(space.within(room), frames)
-            self.forward(namespace, room, frames, ())
+            if run and (room != run_room or len(run) == LONGEST_RUN):
+                self.forward(namespace, run_room, b"".join(run), (), packets=len(run))
+                run = []
+            run_room = room
+            run.append(frames)
+        if run:
+            self.forward(namespace, run_room, b"".join(run), (), packets=len(run))
         self.server.eio.counters.messages_out += batch.messages
         self.server.eio.counters.bytes_out += batch.send()
         await self._take_turns()
-
-    def greet(self, sid: str, namespace: str, messages: Iterable[tuple[str, Any]]) -> None:
-        """Send one socket of this process what it is to hear before anything that is held back for it."""
-        member = self._member(sid, namespace)
-        if member is None:
-            return
-        frames = [self._frames(namespace, event, data) for event, data in messages]
-        together = b"".join(frames)
-        if isinstance(member.outlet, Held):
-            member.outlet.lead(together)
-        else:
-            member.session.send(together)
-        self.server.eio.counters.messages_out += len(frames)
-        self.server.eio.counters.bytes_out += len(together)
 
     def deliver(self, members: Collection[Member], frames: bytes) -> None:
         """Write to the sockets that take it, and leave it for the others. The loop that broadcasts live in."""
@@ -160,8 +156,8 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         counters.messages_out += len(members)
         counters.bytes_out += size * len(members)
 
-    def forward(self, namespace: str, room: Any, frames: bytes, skip: Collection[str]) -> None:
-        """Tell the other processes."""
+    def forward(self, namespace: str, room: Any, frames: bytes, skip: Collection[str], packets: int = 1) -> None:
+        """Tell the other processes; `frames` are those of so many packets."""
         bus = self.bus
         if bus is None:
             return
@@ -172,14 +168,15 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
                 return  # a socket of this process is nowhere else
             if _SOCKET_ID.fullmatch(room):
                 if (tag := room[:8]) != self.host_id:
-                    bus.publish([channels.of_process(tag)], wires.ROOMS, _rooms_body(namespace, [room], skip, frames))
+                    body = _rooms_body(namespace, [room], skip, frames, packets)
+                    bus.publish([channels.of_process(tag)], wires.ROOMS, body)
                 return
         if skip or not (room is None or isinstance(room, str)):
             rooms = list(room) if isinstance(room, (list, tuple, set, frozenset)) else [room]
             targets = dict.fromkeys(self._channel_of(namespace, one) for one in rooms)
-            bus.publish(targets, wires.ROOMS, _rooms_body(namespace, rooms, skip, frames))
+            bus.publish(targets, wires.ROOMS, _rooms_body(namespace, rooms, skip, frames, packets))
         else:
-            bus.publish([channels.of_room(namespace, room)], wires.FRAMES, frames)
+            bus.publish([channels.of_room(namespace, room)], wires.FRAMES, bytes((packets,)) + frames)
 
     def _channel_of(self, namespace: str, room: Any) -> bytes:
         if isinstance(room, str) and _SOCKET_ID.fullmatch(room):
@@ -246,7 +243,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
                 namespace, room = self.channels.room_of(channel)
                 space = self.spaces.get(namespace)
                 if space is not None:
-                    batch.add(space.within(room), body)
+                    batch.add(space.within(room), body[1:], body[0])
             elif kind == wires.ROOMS:
                 self._on_rooms(batch, body)
             elif kind == wires.CONTROL:
@@ -268,7 +265,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             return
         rooms = head["rooms"]
         members = _without(space.within(None if None in rooms else rooms), head["skip"])
-        batch.add(members, frames)
+        batch.add(members, frames, head["packets"])
 
     def _on_ask(self, message: dict[str, Any]) -> None:
         """Send an event whose acknowledgement another process waits for."""
@@ -515,8 +512,8 @@ def _without(members: Collection[Member], skip: Collection[str]) -> Collection[M
     return [member for member in members if member.sid not in skip] if skip else members
 
 
-def _rooms_body(namespace: str, rooms: list[Any], skip: Collection[str], frames: bytes) -> bytes:
-    head = json.dumps({"namespace": namespace, "rooms": rooms, "skip": list(skip)}).encode()
+def _rooms_body(namespace: str, rooms: list[Any], skip: Collection[str], frames: bytes, packets: int) -> bytes:
+    head = json.dumps({"namespace": namespace, "rooms": rooms, "skip": list(skip), "packets": packets}).encode()
     return len(head).to_bytes(4, "big") + head + frames
 
 

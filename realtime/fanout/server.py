@@ -183,7 +183,7 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
     async def emit_many(self, pushes: Iterable[tuple[Any, str, Any]], *, namespace: str = "/") -> None:
         """Send each `(room, event, data)` to the sockets in its room, on every instance, in this order.
 
-        One message crosses Redis for all of them, each process gets its part of it at once, and a socket with several
+        All of them go to Redis as one command, each process is sent its part of it at once, and a socket with several
         of them gets them in one piece. Sockets of this process are served first, and also when Redis is away.
         """
         if "emit" in self.manager.__dict__:  # instrumented: the admin UI wants to see each of them
