@@ -96,6 +96,12 @@ async def balance(conn: Connection, owner_id: str, kind: str) -> Statement:
     return Statement(**row) if row else Statement(0, 0)
 
 
+async def balances(conn: Connection, owner_ids: Sequence[str], kind: str) -> dict[str, Statement]:
+    """What each of the owners' accounts holds now, by owner; those that exist."""
+    rows = await conn.fetch(SQL["balances"], owner_ids, kind)
+    return {row["owner_id"]: Statement(row["balance"], row["version"]) for row in rows}
+
+
 async def balance_at(conn: Connection, account_id: int, at: datetime) -> Statement:
     """What the account held at the end of the millisecond of `at` (with a time zone)."""
     row = await conn.fetchrow(SQL["balance_at"], account_id, at)

@@ -19,6 +19,9 @@ SELECT id, owner_id, kind, type::text, unit::text, balance, version, status = 'o
 -- name: balance
 SELECT balance, version FROM accounts WHERE owner_id = $1 AND kind = $2;
 
+-- name: balances
+SELECT owner_id, balance, version FROM accounts WHERE owner_id = ANY ($1::text[]) AND kind = $2;
+
 -- name: balance_at
 -- The newest entry not after the given millisecond: one probe of (account_id, journal_id).
 SELECT balance_after AS balance, version FROM entries

@@ -135,9 +135,8 @@ async def get(conn: Any, call_id: UUID) -> Call | None:
     return _call(row) if row else None
 
 
-async def live_of(conn: Any, user_id: str) -> Call | None:
-    row = await conn.fetchrow(_SQL["live_call_of"], user_id)
-    return _call(row) if row else None
+async def live_of(conn: Any, user_ids: Sequence[str]) -> dict[str, Call]:
+    return {row["user_id"]: _call(row) for row in await conn.fetch(_SQL["live_calls_of"], user_ids)}
 
 
 async def save(conn: Any, call: Call) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +34,8 @@ log = structlog.get_logger()
 SNAPSHOT_WAIT_S = 2.0
 """How long a connection waits for its snapshot before it is made without one."""
 SNAPSHOT_RETRY_S = 1.0
+TABS_A_SNAPSHOT = 500
+"""Tabs whose users are read about in one query each for wallets and calls."""
 
 
 @dataclass(slots=True)
@@ -166,10 +168,10 @@ class Sockets:
         # is held back until then, and follows as a push with a newer version.
         try:
             async with asyncio.timeout(SNAPSHOT_WAIT_S):
-                await self._sio.greet(sid, await self._snapshot(tab))
+                await self._greet([tab])
         except Exception as error:
             _note_no_snapshot(error)
-            self._sio.start_background_task(self._send_snapshot_later, sid)
+            self._sio.start_background_task(self._greet_when_possible, [tab])
 
     async def _disconnect(self, sid: str, reason: str = "") -> None:
         tab = self._tabs.pop(sid, None)
@@ -184,35 +186,35 @@ class Sockets:
             with suppress(RedisError):
                 await self._authenticator.sessions.detach(tab.session_id, sid)
 
-    async def _snapshot(self, tab: Tab) -> list[tuple[str, dict[str, Any]]]:
-        """Where the tab's user stands: the balance, and the call that is going on."""
-        wallet = await self._wallets.wallet_of(tab.user_id)
-        call = await self._calls.live_of(tab.user_id)
-        return pushes.snapshot(wallet, call)
+    async def _greet(self, tabs: Sequence[Tab]) -> None:
+        """Tell the tabs where their users stand: the balance, and the call that is going on."""
+        users = list({tab.user_id for tab in tabs})
+        wallets, calls = await self._wallets.wallets_of(users), await self._calls.live_of(users)
+        told = {user: pushes.snapshot(wallets[user], calls.get(user)) for user in users}
+        for tab in tabs:
+            await self._sio.greet(tab.sid, told[tab.user_id])
 
-    async def send_snapshot(self, sid: str) -> bool:
-        """Tell one tab where its user stands; whether there is nothing left to tell it."""
-        tab = self._tabs.get(sid)
-        if tab is None:
-            return True
-        try:
-            await self._sio.greet(sid, await self._snapshot(tab))
-        except Exception as error:
-            _note_no_snapshot(error)
-            return False
-        return True
-
-    async def _send_snapshot_later(self, sid: str) -> None:
-        """The database could not be asked when the tab came: it is told as soon as it can."""
+    async def _greet_when_possible(self, tabs: Sequence[Tab]) -> None:
+        """The database could not be asked: they are told as soon as it can."""
         while not self.draining:
             await asyncio.sleep(SNAPSHOT_RETRY_S)
-            if await self.send_snapshot(sid):
+            try:
+                await self._greet(tabs)
+            except Exception as error:
+                _note_no_snapshot(error)
+            else:
                 return
 
     async def send_snapshots(self) -> None:
         """Tell every tab here where its user stands: pushes may have been missed."""
-        for sid in list(self._tabs):
-            await self.send_snapshot(sid)
+        tabs = list(self._tabs.values())
+        for start in range(0, len(tabs), TABS_A_SNAPSHOT):
+            some = tabs[start : start + TABS_A_SNAPSHOT]
+            try:
+                await self._greet(some)
+            except Exception as error:
+                _note_no_snapshot(error)
+                await self._greet_when_possible(some)
 
     async def drain(self) -> None:
         """No new connections or calls; the tabs are let go, and reconnect elsewhere."""

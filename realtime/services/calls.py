@@ -182,9 +182,10 @@ class Calls:
         async with self._db.connection() as conn:
             return await calls_store.of_user(conn, user_id, after, limit)
 
-    async def live_of(self, user_id: str) -> Call | None:
+    async def live_of(self, user_ids: Sequence[str]) -> dict[str, Call]:
+        """The calls these users are in or are being rung for, by user."""
         async with self._db.connection() as conn:
-            return await calls_store.live_of(conn, user_id)
+            return await calls_store.live_of(conn, user_ids)
 
     # -- one transaction -----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ledger import store
@@ -15,6 +16,9 @@ from realtime.services.calls import Transactions
 from realtime.services.news import News
 from realtime.services.pushes import Pushes
 
+UNUSED = Account(balance_tokens=0, version=0)
+"""Where an account stands that was never used."""
+
 
 class Wallets:
     def __init__(self, *, db: Transactions, out: Pushes, default_rate_tokens_per_period: int) -> None:
@@ -24,6 +28,11 @@ class Wallets:
 
     async def wallet_of(self, user_id: str) -> Account:
         return await self._account(user_id, "wallet")
+
+    async def wallets_of(self, user_ids: Sequence[str]) -> dict[str, Account]:
+        async with self._db.connection() as conn:
+            held = await store.balances(conn, user_ids, "wallet")
+        return {user: Account(held[user].balance, held[user].version) if user in held else UNUSED for user in user_ids}
 
     async def earnings_of(self, user_id: str) -> Account:
         return await self._account(user_id, "earnings")

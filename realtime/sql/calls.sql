@@ -43,9 +43,9 @@ SELECT held.*, meter_now() AS now FROM held;
 -- A call as it is.
 SELECT * FROM calls WHERE id = $1;
 
--- name: live_call_of
--- The call a user is in or is being rung for.
-SELECT c.* FROM live_parties p JOIN calls c ON c.id = p.call_id WHERE p.user_id = $1;
+-- name: live_calls_of
+-- The calls these users are in or are being rung for.
+SELECT p.user_id, c.* FROM live_parties p JOIN calls c ON c.id = p.call_id WHERE p.user_id = ANY ($1::text[]);
 
 -- name: save_call
 -- Write what an event changed.
