@@ -1,16 +1,23 @@
-"""`python -m ledger migrate [up|down|status] | verify | trial-balance | reconcile stripe`: 1 comes with a line why."""
+"""`python -m ledger migrate [up|down|status] | verify | trial-balance | export | reconcile stripe`: 1 comes with a line
+why."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import psycopg
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ledger import database_url, migrations, report
+from ledger import database_url, migrations, report, witness
 from ledger.embedded_postgres import EmbeddedPostgresError
+from ledger.export import FORMATS, export
 from ledger.verify import CHECKS, verify
 
 
@@ -20,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with database_url.opened() as url:
             return int(options.run(url, options))
-    except (database_url.BadDatabaseUrl, EmbeddedPostgresError) as error:
+    except (database_url.BadDatabaseUrl, EmbeddedPostgresError, witness.BadWitness) as error:
         print(f"ledger: {error}", file=sys.stderr)
     except psycopg.errors.UndefinedTable:
         print("ledger: the database is not migrated: python -m ledger migrate", file=sys.stderr)
@@ -36,12 +43,22 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("direction", nargs="?", choices=["up", "down", "status"], default="up")
     migrate.set_defaults(run=_migrate)
     proof = commands.add_parser("verify", help="prove every invariant, or exit 1 naming the broken row")
+    proof.add_argument(
+        "--witness",
+        type=Path,
+        metavar="FILE",
+        help="what the audit log must lead through, renewed once all is proved; keep it off the database's machine",
+    )
     proof.set_defaults(run=_verify)
     reconciling = commands.add_parser("reconcile", help="compare with the payment provider; 1 and what differs")
     reconciling.add_argument("provider", choices=["stripe"])
     reconciling.set_defaults(run=_reconcile)
-    trial = commands.add_parser("trial-balance", help="debits and credits by kind of account")
+    trial = commands.add_parser("trial-balance", help="debits and credits by kind of account; 1 if they differ")
+    trial.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     trial.set_defaults(run=_trial_balance)
+    exporting = commands.add_parser("export", help="write every journal to standard output")
+    exporting.add_argument("--format", choices=FORMATS, default="csv", help="csv is the default")
+    exporting.set_defaults(run=_export)
     return parser
 
 
@@ -57,20 +74,30 @@ def _migrate(url: str, options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(url: str, _: argparse.Namespace) -> int:
+def _verify(url: str, options: argparse.Namespace) -> int:
+    witnessed = witness.read(options.witness) if options.witness else ()
     console = Console(stderr=True)
-    with console.status("") as progress:
-        verdict = verify(
-            url, lambda name: progress.update(f"{CHECKS.index(name) + 1}/{len(CHECKS)} {name.replace('_', ' ')}")
-        )
+    columns = (BarColumn(), TextColumn("{task.completed}/{task.total} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=len(CHECKS))
+
+        def show(check: str) -> None:
+            progress.update(bar, completed=CHECKS.index(check), description=check.replace("_", " "))
+
+        verdict = verify(url, show, witnessed)
     for finding in verdict.findings:
         print(finding)
     read = (
         f"{verdict.accounts} accounts, {verdict.journals} journals, {verdict.entries} entries,"
         f" {verdict.audit_rows} audit rows"
     )
-    print(f"broken: {len(verdict.findings)} findings in {read}" if verdict.findings else f"ok: {read}")
-    return 1 if verdict.findings else 0
+    if verdict.findings:
+        print(f"broken: {len(verdict.findings)} findings in {read}")
+        return 1
+    print(f"ok: {read}")
+    if options.witness:
+        witness.write(options.witness, verdict.heads)
+    return 0
 
 
 def _reconcile(url: str, _: argparse.Namespace) -> int:
@@ -91,24 +118,41 @@ def _reconcile(url: str, _: argparse.Namespace) -> int:
     return 1 if found.differences else 0
 
 
-def _trial_balance(url: str, _: argparse.Namespace) -> int:
-    lines = report.trial_balance(url)
+def _trial_balance(url: str, options: argparse.Namespace) -> int:
+    balance = report.trial_balance(url)
+    if options.json:
+        print(json.dumps(asdict(balance)))
+    else:
+        _print_trial_balance(balance)
+    if not balance.is_even:
+        print("ledger: debits and credits differ", file=sys.stderr)
+    return 0 if balance.is_even else 1
+
+
+def _print_trial_balance(balance: report.TrialBalance) -> None:
     table = Table("kind", "type", "unit")
     for column in ("accounts", "debit", "credit"):
-        table.add_column(column, justify="right")
-    for line in lines:
-        table.add_row(line.kind, line.type, line.unit, *(f"{n:,}" for n in (line.accounts, line.debit, line.credit)))
-    even = True
-    for unit in sorted({line.unit for line in lines}):
-        debit = sum(line.debit for line in lines if line.unit == unit)
-        credit = sum(line.credit for line in lines if line.unit == unit)
+        table.add_column(column, justify="right", no_wrap=True)
+    for total in balance.totals:
+        for line in (line for line in balance.lines if line.unit == total.unit):
+            sides = (f"{side:,}" if side else "" for side in (line.debit, line.credit))
+            table.add_row(line.kind, line.type, line.unit, f"{line.accounts:,}", *sides)
         table.add_section()
-        table.add_row("total", "", unit, "", f"{debit:,}", f"{credit:,}")
-        even = even and debit == credit
-    Console().print(table)
-    if not even:
-        print("ledger: debits and credits differ", file=sys.stderr)
-    return 0 if even else 1
+        table.add_row("total", "", total.unit, "", f"{total.debit:,}", f"{total.credit:,}", style="bold")
+        table.add_section()
+    # A pipe has no width: nothing is cut there.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _export(url: str, options: argparse.Namespace) -> int:
+    try:
+        for chunk in export(url, options.format):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # Whoever reads has had enough. Python would complain again when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 if __name__ == "__main__":

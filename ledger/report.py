@@ -25,7 +25,36 @@ class TrialBalanceLine:
     credit: int
 
 
-def trial_balance(url: str) -> list[TrialBalanceLine]:
-    """One line a kind, by unit, type and kind. In each unit the debits equal the credits."""
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Both columns of one unit."""
+
+    unit: str
+    debit: int
+    credit: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialBalance:
+    """Lines by unit, type and kind, and a total for each unit, in which the debits equal the credits."""
+
+    lines: tuple[TrialBalanceLine, ...]
+    totals: tuple[Total, ...]
+
+    @property
+    def is_even(self) -> bool:
+        return all(total.debit == total.credit for total in self.totals)
+
+
+def trial_balance(url: str) -> TrialBalance:
     with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
-        return conn.cursor(row_factory=class_row(TrialBalanceLine)).execute(SQL["trial_balance"]).fetchall()
+        lines = conn.cursor(row_factory=class_row(TrialBalanceLine)).execute(SQL["trial_balance"]).fetchall()
+    totals = [
+        Total(
+            unit,
+            debit=sum(line.debit for line in lines if line.unit == unit),
+            credit=sum(line.credit for line in lines if line.unit == unit),
+        )
+        for unit in dict.fromkeys(line.unit for line in lines)
+    ]
+    return TrialBalance(tuple(lines), tuple(totals))

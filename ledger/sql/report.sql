@@ -1,4 +1,4 @@
--- What ledger/report.py prints and exports.
+-- What ledger/report.py reads.
 
 -- name: trial_balance
 -- Every kind of account: how many, and the sums of their balances in the debit and the credit column.

@@ -6,6 +6,7 @@
 --   unfinished_guard   at commit: a journal whose entries came in several statements is whole and sums to zero
 --   journals_guard     after each INSERT into journals: registers the idempotency keys
 --   accounts_guard     balance and version change with entries only; identity never changes
+--   accounts_audit     every account, and its closing and opening, goes into the audit log
 --   append_only        UPDATE, DELETE and TRUNCATE of journals, entries, keys and audit log are refused
 --   ledger_post        names each refusal instead of raising it, and posts the rest of the batch
 -- The guards work for whoever writes, by ledger_post or by hand.
@@ -106,9 +107,6 @@ COMMENT ON COLUMN accounts.balance IS 'Sum of the entries'' amounts, turned to t
 COMMENT ON COLUMN accounts.version IS 'Number of entries.';
 COMMENT ON COLUMN accounts.last_journal_id IS 'The journal of the newest entry; journal ids of an account only grow.';
 
-INSERT INTO accounts (type, unit, non_negative, owner_id, kind)
-SELECT type, unit, non_negative, NULL, kind FROM account_kinds WHERE NOT owned ORDER BY kind;
-
 CREATE FUNCTION ledger_normal_side(p_type account_type) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
 $$ SELECT CASE WHEN p_type IN ('asset', 'expense') THEN 1 ELSE -1 END::bigint $$;
@@ -125,7 +123,8 @@ CREATE TABLE journals (
     idempotency_key text COLLATE "C" NOT NULL CHECK (length(idempotency_key) BETWEEN 1 AND 255),
     content_hash    bytea,                                       -- of type, details and entries: tells a repeat from a reused key
     details         jsonb NOT NULL DEFAULT '{}',
-    PRIMARY KEY (id)
+    PRIMARY KEY (id),
+    CONSTRAINT journals_whole_are_hashed CHECK ((entry_count IS NULL) = (content_hash IS NULL))
 ) PARTITION BY RANGE (id);
 
 CREATE TABLE entries (
@@ -184,9 +183,17 @@ $$ SELECT sha256(p_previous || convert_to(jsonb_build_array(
        p_stream, p_seq, (extract(epoch FROM p_created_at) * 1000000)::bigint, p_actor, p_action, p_subject, p_details,
        encode(p_digest, 'hex'))::text, 'UTF8')) $$;
 
-CREATE FUNCTION ledger_journal_line(p_id bigint, p_key text, p_type transaction_type, p_details jsonb) RETURNS text
-LANGUAGE sql STABLE STRICT PARALLEL SAFE AS
-$$ SELECT 'J' || p_id || ' ' || p_type || ' ' || octet_length(p_key) || ':' || p_key || p_details || E'\n' $$;
+CREATE FUNCTION ledger_journal_line(p_id bigint, p_key text, p_type transaction_type, p_entry_count smallint, p_details jsonb) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT 'J' || p_id || ' ' || p_type || ' ' || coalesce(p_entry_count, 0) || ' ' || octet_length(p_key) || ':' || p_key || p_details || E'\n' $$;
+
+-- What an account is: all that no entry says of it.
+CREATE FUNCTION ledger_account_line(
+    p_id bigint, p_owner_id text, p_kind text, p_type account_type, p_unit account_unit, p_non_negative boolean, p_created_at timestamptz,
+    p_status account_status
+) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT jsonb_build_array(p_id, p_owner_id, p_kind, p_type, p_unit, p_non_negative, (extract(epoch FROM p_created_at) * 1000000)::bigint, p_status) $$;
 
 CREATE FUNCTION ledger_entry_line(p_journal_id bigint, p_account_id bigint, p_amount bigint, p_balance_after bigint, p_version bigint)
 RETURNS text
@@ -215,8 +222,8 @@ END $$;
 CREATE FUNCTION ledger_audit(p_actor text, p_action text, p_subject text, p_details jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 BEGIN
-    IF p_action = 'post' THEN
-        RAISE EXCEPTION 'the audit action "post" is the ledger''s own' USING ERRCODE = 'invalid_parameter_value';
+    IF p_action IN ('post', 'accounts') THEN
+        RAISE EXCEPTION 'the audit action "%" is the ledger''s own', p_action USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM ledger_audit_append(p_actor, p_action, p_subject, coalesce(p_details, '{}'), NULL, NULL);
 END $$;
@@ -401,7 +408,7 @@ BEGIN
     ), by_journal AS (
         SELECT journal_id, bool_and(total = 0) AS balanced, sum(entry_count) AS entry_count FROM by_unit GROUP BY journal_id
     ), made AS MATERIALIZED (
-        SELECT id, entry_count, ledger_journal_line(id, idempotency_key, type, details) AS line
+        SELECT id, entry_count, ledger_journal_line(id, idempotency_key, type, entry_count, details) AS line
         FROM journals
         WHERE id = ANY (v_journals) AND id BETWEEN v_journals[1] AND v_journals[cardinality(v_journals)] AND tx = pg_current_xact_id()
     )
@@ -449,7 +456,7 @@ BEGIN
     ELSIF NOT v_even THEN
         PERFORM ledger_raise_unbalanced(NEW.journal_id);
     END IF;
-    v_text := ledger_journal_line(v_journal.id, v_journal.idempotency_key, v_journal.type, v_journal.details)
+    v_text := ledger_journal_line(v_journal.id, v_journal.idempotency_key, v_journal.type, v_journal.entry_count, v_journal.details)
         || (SELECT string_agg(ledger_entry_line(journal_id, account_id, amount, balance_after, version), '' ORDER BY account_id)
             FROM entries WHERE journal_id = NEW.journal_id);
     PERFORM ledger_audit_append(ledger_actor(), 'post', '', '{}', ARRAY[NEW.journal_id], sha256(convert_to(v_text, 'UTF8')));
@@ -471,6 +478,36 @@ BEGIN
                    p_table, p_like, p_like);
 END $$;
 SELECT ledger_guard_table('journals', 'journals'), ledger_guard_table('entries', 'entries');
+
+-- An account's owner is worth what it holds, and no entry names it: what an account is goes into the audit log when it is made,
+-- and again when it is closed or opened.
+CREATE FUNCTION ledger_audit_accounts() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    v_accounts jsonb;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        v_accounts := jsonb_build_array(ledger_account_line(
+            NEW.id, NEW.owner_id, NEW.kind, NEW.type, NEW.unit, NEW.non_negative, NEW.created_at, NEW.status));
+        PERFORM ledger_audit_append(ledger_actor(), 'accounts', '', jsonb_build_object('accounts', v_accounts), NULL, NULL);
+        RETURN NULL;
+    END IF;
+    -- A row each 10,000: a statement may make any number.
+    FOR v_accounts IN
+        SELECT jsonb_agg(ledger_account_line(id, owner_id, kind, type, unit, non_negative, created_at, status) ORDER BY id)
+        FROM (SELECT *, (row_number() OVER (ORDER BY id) - 1) / 10000 AS part FROM fresh_accounts) fresh GROUP BY part ORDER BY part
+    LOOP
+        PERFORM ledger_audit_append(ledger_actor(), 'accounts', '', jsonb_build_object('accounts', v_accounts), NULL, NULL);
+    END LOOP;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER accounts_audit_insert AFTER INSERT ON accounts REFERENCING NEW TABLE AS fresh_accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_audit_accounts();
+CREATE TRIGGER accounts_audit_status AFTER UPDATE OF status ON accounts FOR EACH ROW
+    WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION ledger_audit_accounts();
+
+INSERT INTO accounts (type, unit, non_negative, owner_id, kind)
+SELECT type, unit, non_negative, NULL, kind FROM account_kinds WHERE NOT owned ORDER BY kind;
 
 -- Partitions ----------------------------------------------------------------------------------------------------------
 
