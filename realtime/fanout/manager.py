@@ -134,6 +134,20 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         self.server.eio.counters.bytes_out += batch.send()
         await self._take_turns()
 
+    def greet(self, sid: str, namespace: str, messages: Iterable[tuple[str, Any]]) -> None:
+        """Send one socket of this process what it is to hear before anything that is held back for it."""
+        member = self._member(sid, namespace)
+        if member is None:
+            return
+        frames = [self._frames(namespace, event, data) for event, data in messages]
+        together = b"".join(frames)
+        if isinstance(member.outlet, Held):
+            member.outlet.lead(together)
+        else:
+            member.session.send(together)
+        self.server.eio.counters.messages_out += len(frames)
+        self.server.eio.counters.bytes_out += len(together)
+
     def deliver(self, members: Collection[Member], frames: bytes) -> None:
         """Write to the sockets that take it, and leave it for the others. The loop that broadcasts live in."""
         size = len(frames)
