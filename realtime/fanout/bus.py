@@ -567,9 +567,9 @@ class Bus:
             if what == b"message":
                 if channel == stock:
                     if arrived:
-                        self._on_messages(arrived)
+                        self._hand(self._on_messages, arrived)
                         arrived = []
-                    self._on_stock(payload)
+                    self._hand(self._on_stock, payload)
                 elif (message := self._opened(channel, payload)) is not None:
                     arrived.append(message)
             elif what == b"subscribe":
@@ -578,7 +578,15 @@ class Bus:
                 if (waiter := self._waiters.pop(channel, None)) is not None and not waiter.done():
                     waiter.set_result(None)
         if arrived:
-            self._on_messages(arrived)
+            self._hand(self._on_messages, arrived)
+
+    @staticmethod
+    def _hand(take: Callable[[Any], None], what: Any) -> None:
+        """A message nobody understands is passed over: it must not cost the subscription."""
+        try:
+            take(what)
+        except Exception:
+            log.exception("a message from Redis could not be taken")
 
     def _opened(self, channel: bytes, payload: bytes) -> Message | None:
         """The message, unless it is one's own, old, or no message for rooms."""
