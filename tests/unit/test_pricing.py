@@ -1,9 +1,10 @@
 """No token is lost or made by a split or a refund, whatever the numbers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.domain.pricing import split, unused, used_tokens
+from realtime.domain.pricing import Split, split, unused, used_tokens
 
 tokens = st.integers(1, 1_000_000)
 percents = st.integers(0, 100)
@@ -16,6 +17,13 @@ def test_a_split_is_the_whole_and_the_fee_never_more_than_its_percent(amount: in
     parts = split(amount, percent)
     assert parts.earnings_tokens + parts.fee_tokens == amount
     assert 0 <= parts.fee_tokens * 100 <= amount * percent
+
+
+@pytest.mark.parametrize(
+    ("amount", "percent", "fee"), [(10, 20, 2), (1000, 20, 200), (9, 20, 1), (4, 20, 0), (1, 100, 1), (7, 0, 0)]
+)
+def test_the_fee_is_the_percent_rounded_down_and_the_rest_is_earned(amount: int, percent: int, fee: int) -> None:
+    assert split(amount, percent) == Split(earnings_tokens=amount - fee, fee_tokens=fee)
 
 
 @given(tokens, periods, seconds)

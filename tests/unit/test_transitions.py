@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from realtime.domain import errors
-from realtime.domain.call import Call, Effect, Role, Terms, decide, end_event_for, settlement
+from realtime.domain.call import AGORA_UID, Call, Effect, Role, Terms, decide, end_event_for, settlement
 from realtime.domain.transitions import TRANSITIONS, EndReason, Event, Status, diagram
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -113,6 +113,15 @@ def test_hanging_up_ends_the_call_now_and_leaves_the_channel_to_the_tabs() -> No
     assert decision.call.ended_at == NOW + timedelta(seconds=7)
     assert Effect.PUT_OUT not in decision.effects
     assert Effect.SETTLE not in decision.effects
+
+
+def test_a_hang_up_noticed_after_the_paid_time_is_not_dated_back() -> None:
+    decision = decide(a_call(Status.ACTIVE), Event.HUNG_UP, NOW + timedelta(seconds=61))
+    assert decision.call.ended_at == NOW + timedelta(seconds=61)
+
+
+def test_the_two_sides_have_uids_of_their_own_that_agora_takes() -> None:
+    assert AGORA_UID == {Role.CALLER: 1, Role.CALLEE: 2}, "0 would let Agora choose one, and a kick names nobody by it"
 
 
 def test_by_the_second_the_unused_rest_of_the_last_period_is_settled() -> None:
