@@ -44,9 +44,11 @@ log = structlog.get_logger()
 
 FRAMES, ROOMS, CONTROL, GAP, PROBE = b"F", b"R", b"C", b"G", b"P"
 TAG_LENGTH = 8
-_NUMBER = slice(TAG_LENGTH, TAG_LENGTH + 8)
-_KIND = slice(TAG_LENGTH + 8, TAG_LENGTH + 9)
-_BODY = TAG_LENGTH + 9
+_KIND = slice(TAG_LENGTH, TAG_LENGTH + 1)
+_BODY = slice(TAG_LENGTH + 1, -8)
+_NUMBER = slice(-8, None)
+"""Last, since Redis's Lua hashes only some characters of a long string, and the last one always: messages that are
+alike but for their number would be found one behind the other in its table of strings."""
 
 DEAF_AFTER_S = 5.0
 PROBE_EVERY_S = 1.0
@@ -320,7 +322,7 @@ class Bus:
     def publish(self, channels: Iterable[bytes], kind: bytes, body: bytes) -> None:
         """Send to whoever listens to one of `channels`, once each. Never fails; what is lost is announced."""
         self._number += 1
-        payload = b"%b%b%b%b" % (self._tag, self._number.to_bytes(8, "big"), kind, body)
+        payload = b"%b%b%b%b" % (self._tag, kind, body, self._number.to_bytes(8, "big"))
         now = asyncio.get_running_loop().time()
         for channel in channels:
             self._waiting.append(Queued(channel, payload, now))
@@ -594,7 +596,7 @@ class Bus:
         if sender == self._tag:
             if kind == PROBE:
                 self._heard_at = asyncio.get_running_loop().time()
-                self.counters.redis_lag_s = time.perf_counter() - float(payload[_BODY:])
+                self.counters.redis_lag_s = time.perf_counter() - float(payload[_BODY])
             return None
         if number <= self._newest.get(sender, 0):
             return None
@@ -605,7 +607,7 @@ class Bus:
         if kind == GAP:
             self._tell_gap()
             return None
-        return Message(channel, sender, kind, payload[_BODY:])
+        return Message(channel, sender, kind, payload[_BODY])
 
     # -- health --------------------------------------------------------------------------------------------------
 

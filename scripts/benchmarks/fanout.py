@@ -69,7 +69,7 @@ class Size:
     spread_rounds: int
 
 
-FULL = Size(tabs=5_000, rounds=3, broadcasts=60, room_rounds=20, spread_tabs=2_000, spread_rounds=20)
+FULL = Size(tabs=4_000, rounds=3, broadcasts=50, room_rounds=20, spread_tabs=2_000, spread_rounds=20)
 QUICK = Size(tabs=2_000, rounds=1, broadcasts=50, room_rounds=20, spread_tabs=1_000, spread_rounds=20)
 
 
