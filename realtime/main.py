@@ -152,6 +152,13 @@ class _Unbuilt:
         return self
 
 
+def unbuilt_routes(settings: Settings) -> list[Route]:
+    """The rows of a server with these settings, to be read and not called."""
+    unbuilt: Any = _Unbuilt()
+    core = Core(**({part.name: unbuilt for part in fields(Core)} | {"settings": settings}))
+    return route_table(core, Authenticator(unbuilt, unbuilt, secure_cookies=settings.production), unbuilt)
+
+
 DOCUMENTS = ("openapi", "asyncapi", "reference")
 
 
@@ -159,11 +166,7 @@ def document(settings: Settings, kind: str) -> str:
     """One of DOCUMENTS, of a server with these settings, without building one."""
     if kind == "asyncapi":
         return documents.text_of(documents.asyncapi())
-    unbuilt: Any = _Unbuilt()
-    core = Core(**({part.name: unbuilt for part in fields(Core)} | {"settings": settings}))
-    authenticator = Authenticator(unbuilt, unbuilt, secure_cookies=settings.production)
-    # The table ends with the rows of the documents themselves.
-    openapi = documents.openapi(route_table(core, authenticator, unbuilt), secure_cookies=settings.production)
+    openapi = documents.openapi(unbuilt_routes(settings), secure_cookies=settings.production)
     return reference(openapi, documents.asyncapi()) if kind == "reference" else documents.text_of(openapi)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 from realtime.adapters.tracing import add_trace_ids
 
@@ -36,6 +37,11 @@ def _without_rows(_logger: Any, _method: str, event: Any) -> Any:
             error.detail = None
         error = error.__cause__ or error.__context__
     return event
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Not the traceback the HTTP library writes for each request of a stranger's that is no HTTP."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def configure(*, log_format: str, log_dir: str | None, worker: int | None = None) -> None:
@@ -90,6 +96,7 @@ def configure(*, log_format: str, log_dir: str | None, worker: int | None = None
         file.setFormatter(as_json)
         handlers.append(file)
     logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     for noisy in (
         "aiohttp.access",
         "socketio",

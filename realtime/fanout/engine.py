@@ -171,7 +171,10 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         """Make `transport` a socket: of a new session, or of the one it names, if that lets it. Raises Refusal."""
         headers = request.headers
         self.check_origin(headers.get("origin"), headers.get("host", ""))
-        query = request.query
+        try:
+            query = request.query
+        except ValueError:  # more parameters than anybody has
+            raise Refusal(BAD_REQUEST) from None
         self._check_query(query, request.method)
         key = headers.get("sec-websocket-key", "")
         if query["transport"] != "websocket" or not request.wants_websocket or len(key) != 24:

@@ -13,6 +13,8 @@ _FIN = 0x80
 
 NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR = 1000, 1001, 1002
 INVALID_DATA, POLICY_VIOLATION, TOO_BIG, INTERNAL_ERROR = 1007, 1008, 1009, 1011
+MOST_PIECES = 1_000
+"""Of one message: pieces without a byte would pass every bound on bytes."""
 _CLOSE_CODES_ON_THE_WIRE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 _SHORT = [[bytes((_FIN | opcode, length)) for length in range(126)] for opcode in range(16)]
@@ -128,6 +130,8 @@ class FrameReader:
             if final:
                 return opcode, payload
             self._kind = opcode
+        if len(self._parts) == MOST_PIECES:
+            raise FrameError(TOO_BIG, "the message is in too many pieces")
         self._parts.append(payload)
         self._size_bytes += len(payload)
         if not final:
