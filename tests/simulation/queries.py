@@ -333,9 +333,9 @@ async def calls__mark_present(tx: Transaction, user: str) -> list[Row]:
     return []
 
 
-async def calls__live_call_of(tx: Transaction, user: str) -> list[Row]:
-    live = tx.get("live", user)
-    return found(tx.get("calls", live["call_id"]) if live else None)
+async def calls__live_calls_of(tx: Transaction, users: list[str]) -> list[Row]:
+    live = [row for user in sorted(set(users)) if (row := tx.get("live", user)) is not None]
+    return [{"user_id": row["user_id"]} | call for row in live if (call := tx.get("calls", row["call_id"])) is not None]
 
 
 # -- idempotency keys --------------------------------------------------------------------------------------------------

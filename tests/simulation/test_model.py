@@ -121,7 +121,7 @@ class Stage:
     async def asked(self) -> Any:
         async with self.db.connection() as conn:
             return (
-                [await calls_store.live_of(conn, user) for user in USERS],
+                await calls_store.live_of(conn, USERS),
                 await calls_store.absences(conn, 2), await calls_store.overdue_absences(conn, 0, 2),
                 await calls_store.due(conn, 2), await calls_store.overdue_rings(conn, 2),
             )  # fmt: skip
