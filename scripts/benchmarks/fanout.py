@@ -54,7 +54,7 @@ class Implementation(NamedTuple):
 
 OURS = Implementation("ours", "ours", (sys.executable, "-m", "scripts.benchmarks.servers.ours"), together=True)
 STOCK = Implementation(
-    "stock", "python-socketio", (sys.executable, "-m", "scripts.benchmarks.servers.stock"), share=0.3
+    "stock", "python-socketio", (sys.executable, "-m", "scripts.benchmarks.servers.stock"), share=0.1
 )
 NODES = Implementation("node", "Node Socket.IO", ("node", str(NODE / "server.mjs")))
 
