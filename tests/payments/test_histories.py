@@ -23,6 +23,7 @@ from realtime.adapters.postgres import UNREACHABLE, open_pool
 from realtime.adapters.stripe_gateway import ProviderUnavailable
 from realtime.adapters.transactions import Database
 from realtime.domain import errors
+from realtime.domain.purchase import Status
 from realtime.services import idempotency
 from realtime.services.charging import Charging
 from realtime.services.idempotency import Idempotency, Kept
@@ -33,7 +34,7 @@ from realtime.services.purchase_recovery import PurchaseRecovery
 from realtime.services.refunds import Refunds
 from realtime.services.stripe_events import StripeEvents
 from tests.payments.conftest import Ledger
-from tests.payments.provider import METHODS, Provider
+from tests.payments.provider import METHODS, TAKES_TIME, Provider
 
 STEPS = 60
 USERS = ("ann", "bob", "cat")
@@ -73,6 +74,7 @@ class History:
         keys = Idempotency(db)
         records = PurchaseRecords(db=db, limits=limits, out=nobody, observer=nobody)
         charging = Charging(self.provider, records)
+        self.records = records
         self.payments = Payments(
             db=db, charging=charging, records=records, limits=limits, idempotency=keys, tokens_per_usd=100
         )
@@ -259,5 +261,20 @@ async def test_whatever_happens_charges_are_credits(
             await history.step()
         await history.come_to_rest()
         await history.prove(ledger)
+    finally:
+        await pool.close()
+
+
+async def test_a_purchase_is_not_let_go_by_whom_another_overtook(database_url: str) -> None:
+    pool = await open_pool(database_url, max_size=4)
+    try:
+        history = History(pool, seed=0)
+        history.provider.trouble = 0
+        await history.buy("ann", "k", Order(500, TAKES_TIME))
+        [purchase] = await pool.fetch("SELECT id, status FROM purchases")
+        assert purchase["status"] == "processing"
+        # One whose payment could not be made, or so it seemed, comes to say so only now.
+        left = await history.records.let_go(purchase["id"], "provider_unavailable")
+        assert (left.status, left.failure) == (Status.PROCESSING, None)
     finally:
         await pool.close()
