@@ -255,6 +255,7 @@ class Bus:
         self._commands_done = 0
         self._awaited: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._flush_planned = False
+        self._turn_at = 0.0
         self._losing = False
         self._room_made: asyncio.Future[None] | None = None
         # listening
@@ -323,16 +324,17 @@ class Bus:
         """Send to whoever listens to one of `channels`, once each. Never fails; what is lost is announced."""
         self._number += 1
         payload = b"%b%b%b%b" % (self._tag, kind, body, self._number.to_bytes(8, "big"))
-        now = asyncio.get_running_loop().time()
+        if not self._flush_planned:
+            self._flush_planned = True
+            loop = asyncio.get_running_loop()  # asked once a turn: it costs a system call
+            self._turn_at = loop.time()
+            loop.call_soon(self._flush)
         for channel in channels:
-            self._waiting.append(Queued(channel, payload, now))
+            self._waiting.append(Queued(channel, payload, self._turn_at))
             self._waiting_bytes += len(payload)
             self.counters.redis_published += 1
         if self._waiting_bytes > QUEUE_BYTES:
             self._give_up(len(self._waiting))
-        elif not self._flush_planned:
-            self._flush_planned = True
-            asyncio.get_running_loop().call_soon(self._flush)
 
     @property
     def crowded(self) -> bool:
