@@ -115,7 +115,11 @@ def _node_is_there(console: Console) -> bool:
         return False
     if not (NODE / "node_modules" / "socket.io").exists():
         console.print("installing Node's Socket.IO from scripts/node/package-lock.json (once)")
-        subprocess.run(["npm", "ci", "--silent"], cwd=NODE, check=True, timeout=120)
+        try:
+            subprocess.run(["npm", "ci", "--silent"], cwd=NODE, check=True, timeout=120, stdout=subprocess.DEVNULL)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            console.print(f"[yellow]Node's Socket.IO is left out, it cannot be installed: {error}[/yellow]")
+            return False
     return True
 
 
