@@ -110,11 +110,11 @@ async def test_a_malformed_request_is_refused_and_leaves_its_key_free(buyer: Buy
     assert (await buyer.buy(card, 600, key="k" * 255)).body["balance"] == 1100
 
 
-@pytest.mark.parametrize("path", [NEW, "/api/v1/admin/grants", "/api/v1/admin/refunds"])
-@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": " "}], ids=["none", "blank"])
-async def test_a_missing_key_is_said_whatever_the_body(admin: Buyer, path: str, key: dict[str, str]) -> None:
-    answer = await admin.ask("POST", path, {"nothing": "of it"}, **key)
-    assert (answer.status, answer.body["code"]) == (400, "idempotency_key_missing")
+async def test_a_missing_key_is_said_whatever_the_body(admin: Buyer) -> None:
+    for path in (NEW, "/api/v1/admin/grants", "/api/v1/admin/refunds"):
+        for key in ({}, {"Idempotency_Key": " "}):
+            answer = await admin.ask("POST", path, {"nothing": "of it"}, **key)
+            assert (answer.status, answer.body["code"]) == (400, "idempotency_key_missing"), path
 
 
 async def test_the_eleventh_purchase_in_a_minute_fails(buyer: Buyer, stripe: Stripe) -> None:

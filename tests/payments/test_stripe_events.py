@@ -52,26 +52,24 @@ async def spend(ledger: Ledger, user: str, tokens: int) -> None:
 # -- signatures --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Content-Type": "application/json"},
-        {"Stripe-Signature": ""},
-        {"Stripe-Signature": "nonsense"},
-        {"Stripe-Signature": "t=1,v1="},
-        signed(refunded("pi_1", 1000), "whsec_of_somebody_else"),
-        signed(b"another body"),
-        signed(refunded("pi_1", 1000), at=int(time.time()) - 310),
-        signed(refunded("pi_1", 1000), ""),
-    ],
-    ids=["none", "empty", "nonsense", "unsigned", "other secret", "other body", "too old", "empty secret"],
-)
 async def test_an_event_whose_signature_does_not_hold_is_refused(
-    server: Server, http: aiohttp.ClientSession, ledger: Ledger, headers: dict[str, str]
+    server: Server, http: aiohttp.ClientSession, ledger: Ledger
 ) -> None:
-    answer = await send(server, http, refunded("pi_1", 1000), **headers)
-    assert (answer.status, answer.body["code"]) == (400, "signature_invalid")
+    body = refunded("pi_1", 1000)
+    for wrong, headers in {
+        "none": {"Content-Type": "application/json"},
+        "empty": {"Stripe-Signature": ""},
+        "nonsense": {"Stripe-Signature": "nonsense"},
+        "unsigned": {"Stripe-Signature": "t=1,v1="},
+        "other secret": signed(body, "whsec_of_somebody_else"),
+        "other body": signed(b"another body"),
+        "too old": signed(body, at=int(time.time()) - 310),
+        "empty secret": signed(body, ""),
+    }.items():
+        answer = await send(server, http, body, **headers)
+        assert (answer.status, answer.body["code"]) == (400, "signature_invalid"), wrong
     assert await ledger.conn.fetchval("SELECT count(*) FROM stripe_events") == 0
+    assert (await send(server, http, body)).status == 200
 
 
 async def test_two_secrets_hold_while_one_is_rotated(launch_paying: LaunchPaying, http: aiohttp.ClientSession) -> None:
@@ -82,18 +80,10 @@ async def test_two_secrets_hold_while_one_is_rotated(launch_paying: LaunchPaying
     assert (await send(server, http, body, SECRET)).status == 400
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"id": 1}', b"\xff", b'{"id": "e", "type": "t", "data": null}', b"[" * 100_000]
-)
-async def test_a_signed_body_that_is_no_event_is_refused(
-    server: Server, http: aiohttp.ClientSession, body: bytes
-) -> None:
-    answer = await send(server, http, body, **_signature_over(body))
-    assert answer.status == 400
-
-
-def _signature_over(body: bytes) -> dict[str, str]:
-    return signed(body)
+async def test_a_signed_body_that_is_no_event_is_refused(server: Server, http: aiohttp.ClientSession) -> None:
+    no_data = b'{"id": "e", "type": "t", "data": null}'
+    for body in (b"", b"[]", b"{}", b'{"id": 1}', b"\xff", no_data, b"[" * 100_000):
+        assert (await send(server, http, body, **signed(body))).status == 400, body[:40]
 
 
 async def test_events_of_what_is_not_ours_are_taken_and_change_nothing(
