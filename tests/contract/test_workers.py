@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import aiohttp
 import pytest
 import socketio
 
-from tests.contract.service import Browser, Serve, Service, command_env, someone, sql, verified
+from tests.contract.service import Browser, Serve, Service, command_env, raw_socket, someone, sql, verified
 from tests.servers import JWT_SECRET, ROOT, Launch, Opens, Server, eventually, free_port, token_of
 
 WORKERS = 4
@@ -243,6 +244,19 @@ async def test_metrics_are_those_of_all_processes_whichever_answers(service: Ser
             assert await value("callmeter_processes") == len(workers(service.server))
             assert await value("callmeter_socket_connects_total") == before + 8
             assert await value("process_resident_memory_bytes") > WORKERS * 30_000_000
+
+
+async def test_what_a_limit_ended_is_counted_by_which_in_the_metrics(service: Service) -> None:
+    async def dropped() -> bool:
+        async with connections(0) as http, http.get(f"{service.url}/metrics") as answer:
+            return 'callmeter_fanout_drops_total{limit="message_rate"}' in await answer.text()
+
+    assert not await dropped()
+    async with raw_socket(service, someone()) as noisy:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1_000):
+                await noisy.say('421["balance:get",{}]')
+    await eventually(dropped, 20)
 
 
 def test_a_start_that_cannot_be_says_why_in_one_line_for_all_of_them(
