@@ -6,15 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from ledger import migrations
 from ledger.database_url import DatabaseUrl
+from ledger.verify import verify
+from tests.ledger import busy
 
 LEFT_BEHIND = """
     SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = %(schema)s::regnamespace
     UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace = %(schema)s::regnamespace
     UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
 """
+
+MONTHS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'entries'::regclass ORDER BY 1"
 
 
 def left_behind(url: str, schema: str) -> list[str]:
@@ -43,3 +48,28 @@ def test_processes_that_migrate_at_once_wait_for_each_other(empty_database_url: 
 def test_down_on_a_database_never_migrated_changes_nothing(empty_database_url: str) -> None:
     assert migrations.down(empty_database_url).current is None
     assert left_behind(empty_database_url, "public") == []
+
+
+@pytest.mark.parametrize("query", ["", "options=-csearch_path%3Dapart"])
+async def test_down_removes_a_ledger_in_use_with_its_money_its_months_and_its_jobs(
+    empty_database_url: str, query: str
+) -> None:
+    url = f"{empty_database_url}{'&' if '?' in empty_database_url else '?'}{query}" if query else empty_database_url
+    schema = "apart" if query else "public"
+    migrations.up(url)
+    await busy.fill(url)
+    with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
+        conn.execute("SELECT ledger_make_partitions(5)")
+        detached = next(name for (name,) in conn.execute(MONTHS))  # this month's, with all that was posted
+        conn.execute(sql.SQL("ALTER TABLE entries DETACH PARTITION {}").format(sql.Identifier(detached)))
+        conn.execute("INSERT INTO detached_partitions (table_name, from_id, to_id) VALUES (%s, 0, 1)", [detached])
+        conn.execute(
+            "SELECT procrastinate_defer_jobs_v1("
+            "ARRAY[ROW('q', 't', 0, NULL, NULL, '{}', NULL)::procrastinate_job_to_defer_v1])"
+        )
+        conn.execute("INSERT INTO user_rates (user_id, rate_tokens_per_period) VALUES ('ann', 3)")
+    assert migrations.down(url).current is None
+    assert left_behind(url, schema) == []
+    assert migrations.up(url).pending == ()
+    await busy.fill(url)
+    assert verify(url).findings == ()
