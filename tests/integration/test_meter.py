@@ -78,22 +78,36 @@ async def test_a_meter_killed_20_times_in_mid_batch_loses_and_doubles_nothing(
     moment = random.Random(seed)
     await active_calls(conn, calls, started_at=START, tokens=periods * 10, period_s=60, grace_s=36_000)
     await set_clock(conn, START + timedelta(seconds=60 * periods - 1))
-    killed_at_work = 0
-    for _ in range(20):
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.metering", database_url], cwd=ROOT, stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None
-            await asyncio.to_thread(process.stdout.readline)
-            await asyncio.sleep(moment.uniform(0.0, 0.15))
-            killed_at_work += process.poll() is None
-            process.kill()
-    assert killed_at_work == 20
+    for kill in range(20):
+        await eventually(lambda: _nothing_held(conn))
+        async with pool.acquire() as holder, holder.transaction():
+            # Every other batch finds an account held, so that it is seen half done when its meter is killed.
+            if kill % 2:
+                await holder.execute("SELECT FROM accounts WHERE kind = 'platform_revenue' FOR UPDATE")
+            with subprocess.Popen(
+                [sys.executable, "-m", "tests.metering", database_url], cwd=ROOT, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout is not None
+                await asyncio.to_thread(process.stdout.readline)
+                if kill % 2:
+                    await eventually(lambda: _in_mid_batch(conn))
+                else:
+                    await asyncio.sleep(moment.uniform(0.0, 0.15))
+                process.kill()
     billed = await conn.fetchval("SELECT sum(periods_billed) FROM calls")
     assert 0 < billed < calls * periods, "the kills came in the middle of the work"
     await eventually(lambda: _nothing_held(conn))
     await meter_all(pool)
     await assert_once_for_each_period(conn, calls, periods)
+
+
+async def _in_mid_batch(conn: Any) -> bool:
+    """Whether a meter's batch has locked its calls and waits for an account."""
+    waiting = await conn.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%bill_calls%'"
+        " AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+    )
+    return bool(waiting)
 
 
 async def _nothing_held(conn: Any) -> bool:
