@@ -24,6 +24,9 @@ from realtime.worker import run_worker
 
 log = structlog.get_logger()
 
+INTERRUPTED = 130
+"""What a shell says of a program that Ctrl-C has ended."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m realtime", description=__doc__)
@@ -59,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         config.SettingsError, StartFailed, embedded.EmbeddedError, EmbeddedPostgresError, BadDatabaseUrl, OSError,
     ) as error:  # fmt: skip
         return _fail(error, place)
+    except KeyboardInterrupt:  # while nothing served yet
+        return INTERRUPTED
     return 0
 
 

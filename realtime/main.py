@@ -108,6 +108,8 @@ async def run_web(settings: Settings, place: Place | None = None) -> None:
                 await sio.stop()
         with contextlib.suppress(Exception):
             await core.presence.withdraw()
+    if place is not None:
+        place.leave()
     log.info("stopped")
 
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -57,6 +58,7 @@ class Place:
         self._line = socket.socket(fileno=line_descriptor)
         self._line.set_inheritable(False)
         self.told = False
+        self._alone = False
 
     def serves(self) -> None:
         self._tell(READY)
@@ -75,9 +77,15 @@ class Place:
 
         def at_end() -> None:
             loop.remove_reader(self._line)
+            self._alone = True
             act()
 
         loop.add_reader(self._line, at_end)
+
+    def leave(self) -> None:
+        """Take away what the processes shared, if there is no parent any more to do it."""
+        if self._alone:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 # -- the parent's side ---------------------------------------------------------------------------------------------
@@ -116,8 +124,8 @@ async def run_workers(settings: Settings, given: Settings) -> None:
     environment = {**os.environ, **changed(given, settings)}
     with (
         reserved(settings.host, settings.port) as port,
-        metrics.shared_directory(environment),
-        tempfile.TemporaryDirectory(prefix="callmeter-") as directory,
+        tempfile.TemporaryDirectory(prefix="callmeter-", ignore_cleanup_errors=True) as directory,
+        metrics.shared_directory(environment, directory),
     ):
         environment["PORT"] = str(port)
         crew = _Crew(environment, Path(directory), [Worker(number + 1) for number in range(settings.workers)])

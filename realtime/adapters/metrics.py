@@ -59,9 +59,9 @@ class FanoutStats(Protocol):
 
 
 @contextmanager
-def shared_directory(environment: dict[str, str]) -> Iterator[None]:
+def shared_directory(environment: dict[str, str], within: str) -> Iterator[None]:
     """Name a fresh directory in `environment` for the processes started with it; it goes when this block ends."""
-    path = tempfile.mkdtemp(prefix="callmeter-metrics-")
+    path = tempfile.mkdtemp(prefix="metrics-", dir=within)
     environment[DIRECTORY] = path
     try:
         yield

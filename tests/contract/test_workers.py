@@ -284,8 +284,12 @@ async def test_workers_whose_parent_was_killed_leave_too(launch: Launch) -> None
     server = await asyncio.to_thread(launch, WORKERS=2)
     left = workers(server)
     assert len(left) == 2
+    told = Path(f"/proc/{left[0].pid}/cmdline").read_text().split("\0")
+    shared = Path(told[told.index("--worker-directory") + 1])
+    assert shared.is_dir()
     server.kill()
     await eventually(lambda: not any(is_running(worker.pid) for worker in left), 20)
+    assert not shared.exists()
     assert server.log.read_text().count('"event": "stopped"') == 2, "they drained"
 
 

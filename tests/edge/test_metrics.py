@@ -165,9 +165,9 @@ print(metrics.text()[0].decode())
 """
 
 
-def test_a_scrape_of_one_of_several_processes_sees_them_all() -> None:
+def test_a_scrape_of_one_of_several_processes_sees_them_all(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"]}
-    with shared_directory(env):
+    with shared_directory(env, str(tmp_path)):
         directory = Path(env[DIRECTORY])
         processes = [
             subprocess.Popen(
