@@ -1,10 +1,15 @@
-import { beforeEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { CallMedia, type CallState } from "../src/client";
 import { aCall, aGrant } from "./fakes";
 
 /** The Agora SDK as far as a call needs it: what it was asked is written down. */
 const sdk = vi.hoisted(() => {
   const said: unknown[][] = [];
+  const reach: Record<"sdk" | "agora" | "devices", Promise<void>> = {
+    sdk: Promise.resolve(),
+    agora: Promise.resolve(),
+    devices: Promise.resolve(),
+  };
   const listeners = new Map<string, (...details: unknown[]) => void>();
   const track = (kind: string) => ({
     play: () => undefined,
@@ -14,19 +19,22 @@ const sdk = vi.hoisted(() => {
   const client = {
     on: (event: string, listener: (...details: unknown[]) => void) => listeners.set(event, listener),
     removeAllListeners: () => listeners.clear(),
-    join: (...details: unknown[]) => Promise.resolve(void said.push(["join", ...details])),
+    join: (...details: unknown[]) => {
+      said.push(["join", ...details]);
+      return reach.agora;
+    },
     publish: () => Promise.resolve(void said.push(["publish"])),
     renewToken: (token: string) => Promise.resolve(void said.push(["renewToken", token])),
     leave: () => Promise.resolve(void said.push(["leave"])),
   };
   const AgoraRTC = {
-    createMicrophoneAudioTrack: () => Promise.resolve(track("audio")),
-    createCameraVideoTrack: () => Promise.resolve(track("video")),
+    createMicrophoneAudioTrack: () => reach.devices.then(() => track("audio")),
+    createCameraVideoTrack: () => reach.devices.then(() => track("video")),
   };
-  return { said, listeners, client, AgoraRTC };
+  return { said, reach, listeners, client, AgoraRTC };
 });
 vi.mock("../src/client/agoraLazyLoader", () => ({
-  createAgoraClient: () => Promise.resolve(sdk.client),
+  createAgoraClient: () => sdk.reach.sdk.then(() => sdk.client),
   loadAgoraRTC: () => Promise.resolve(sdk.AgoraRTC),
   preloadAgoraSDKs: () => undefined,
 }));
@@ -46,18 +54,25 @@ describe("sound and picture of a call", () => {
   beforeEach(() => {
     sdk.said.length = 0;
     sdk.listeners.clear();
+    sdk.reach.sdk = Promise.resolve();
+    sdk.reach.agora = Promise.resolve();
+    sdk.reach.devices = Promise.resolve();
     displaced.mockReset();
     media = new CallMedia({ configured: true, needToken, displaced });
   });
 
   const settled = (said: unknown[][]) => vi.waitFor(() => expect(sdk.said).toEqual(said));
-  const joined = [["join", "app", "c1", "token-70", 1], ["publish"]];
+  const join = ["join", "app", "c1", "token-70", 1];
+  const joined = [join, ["publish"]];
 
   test("joins once, renews with each new token and leaves when the call is over", async () => {
     media.follow(carried());
     media.follow(carried());
+    await settled(joined);
     media.follow(carried(aGrant(130)));
+    await settled([...joined, ["renewToken", "token-130"]]);
     media.follow(carried(aGrant(190)));
+    await settled([...joined, ["renewToken", "token-130"], ["renewToken", "token-190"]]);
     media.follow({ phase: "ended", call: aCall({ status: "ended" }), here: true });
     await settled([
       ...joined,
@@ -70,10 +85,17 @@ describe("sound and picture of a call", () => {
     expect(media.state.get().status).toBe("off");
   });
 
-  test("a call that ends while the SDK still loads is left all the same", async () => {
+  test("a call that ends while the SDK still loads is never joined", async () => {
+    let arrive = () => {};
+    sdk.reach.sdk = new Promise((resolve) => (arrive = resolve));
     media.follow(carried());
+    await vi.waitFor(() => expect(media.state.get().status).toBe("loading"));
     media.follow({ phase: "ended", call: aCall({ status: "ended" }), here: true });
-    await vi.waitFor(() => expect(sdk.said.at(-1)).toEqual(["leave"]));
+    await vi.waitFor(() => expect(media.state.get().status).toBe("off"));
+    arrive();
+    // Another call's join comes after whatever the first one still had to do.
+    media.follow(carried(aGrant(130)));
+    await settled([["join", "app", "c1", "token-130", 1], ["publish"]]);
   });
 
   test("a call that is carried elsewhere is not joined, until it is moved here", async () => {
@@ -94,6 +116,64 @@ describe("sound and picture of a call", () => {
     await settled(joined);
     sdk.listeners.get("connection-state-change")?.("DISCONNECTED", "CONNECTED", "UID_CONFLICT");
     expect(displaced).toHaveBeenCalledOnce();
+  });
+
+  describe("that cannot be reached", () => {
+    let arrive: () => void;
+    beforeEach(() => {
+      vi.useFakeTimers();
+      sdk.reach.agora = new Promise((resolve) => (arrive = resolve));
+    });
+    afterEach(() => {
+      vi.useRealTimers();
+    });
+    const status = () => media.state.get().status;
+    const over = aCall({ status: "ended" });
+
+    test("is said after ten seconds, though the SDK tries for ever, and taken back when it comes after all", async () => {
+      media.follow(carried());
+      await vi.advanceTimersByTimeAsync(9_999);
+      expect(status()).toBe("joining");
+      await vi.advanceTimersByTimeAsync(1);
+      expect(status()).toBe("unreachable");
+      arrive();
+      await vi.advanceTimersByTimeAsync(0);
+      expect(status()).toBe("connected");
+      expect(sdk.said).toEqual(joined);
+    });
+
+    test("is left at once when the call ends", async () => {
+      media.follow(carried());
+      await vi.advanceTimersByTimeAsync(60_000);
+      media.follow({ phase: "ended", call: over, here: true });
+      await vi.advanceTimersByTimeAsync(0);
+      expect(sdk.said).toEqual([join, ["leave"]]);
+      expect(status()).toBe("off");
+    });
+
+    test("is tried with the newest token, for that of a join may run out while it is waited for", async () => {
+      media.follow(carried());
+      await vi.advanceTimersByTimeAsync(5_000);
+      media.follow(carried(aGrant(130)));
+      await vi.advanceTimersByTimeAsync(55_000);
+      media.follow(carried(aGrant(190)));
+      await vi.advanceTimersByTimeAsync(0);
+      expect(sdk.said).toEqual([join, ["leave"], ["join", "app", "c1", "token-190", 1]]);
+      media.follow({ phase: "ended", call: over, here: true });
+      await vi.advanceTimersByTimeAsync(0);
+    });
+  });
+
+  test("devices that the browser hands over only after the call is over are let go", async () => {
+    let allow = () => {};
+    sdk.reach.devices = new Promise((resolve) => (allow = resolve));
+    media.follow(carried());
+    await settled([join]);
+    await vi.waitFor(() => expect(media.state.get().status).toBe("connected"));
+    media.follow({ phase: "ended", call: aCall({ status: "ended" }), here: true });
+    await settled([join, ["leave"]]);
+    allow();
+    await settled([join, ["leave"], ["close", "audio"], ["close", "video"]]);
   });
 
   test("where the server has no Agora project nothing is loaded, and that is said", () => {

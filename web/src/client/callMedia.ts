@@ -3,7 +3,8 @@
  *
  * `follow` is told of every call state and brings Agora in line with it: join with the first token, renew with each
  * next one, leave when the call is over or moved to another tab. Steps run one after another, so that a leave never
- * overtakes the join it undoes.
+ * overtakes the join it undoes; a join that is not wanted any more is called off rather than waited for, because the SDK
+ * tries to reach Agora for ever.
  */
 import type { IAgoraRTCClient, IAgoraRTCRemoteUser, ICameraVideoTrack, IMicrophoneAudioTrack } from "agora-rtc-sdk-ng";
 import { createAgoraClient, loadAgoraRTC } from "./agoraLazyLoader";
@@ -19,7 +20,7 @@ export type MediaStatus =
   | "joining"
   | "connected"
   | "reconnecting"
-  /** The SDK could not be fetched, or Agora not be reached. */
+  /** The SDK could not be fetched, or Agora not be reached; it may still be tried. */
   | "unreachable";
 
 export interface MediaState {
@@ -50,10 +51,17 @@ export interface MediaHooks {
   displaced: () => void;
 }
 
+/** How long sound and picture may take to connect before the page says that they don't. */
+const patienceMs = 10_000;
+
 export class CallMedia {
   readonly state = new Store<MediaState>(silent);
   #client: IAgoraRTCClient | undefined;
+  /** What the client joined with, and the newest there is while the call is carried here. */
   #grant: AgoraGrant | undefined;
+  #newest: AgoraGrant | undefined;
+  /** The join under way. */
+  #attempt: AbortController | undefined;
   #microphone: IMicrophoneAudioTrack | undefined;
   #camera: ICameraVideoTrack | undefined;
   #remote: IAgoraRTCRemoteUser | undefined;
@@ -64,16 +72,24 @@ export class CallMedia {
   constructor(private readonly hooks: MediaHooks) {}
 
   follow(call: CallState): void {
-    if (call.phase !== "active" || !call.here) return this.#then(() => this.#leave());
-    const { agora } = call;
+    if (call.phase !== "active" || !call.here) {
+      this.#newest = undefined;
+      this.#attempt?.abort();
+      return this.#then(() => this.#leave());
+    }
     if (!this.hooks.configured) return this.#patch({ status: "unconfigured" });
-    if (agora) this.#then(() => this.#use(agora));
+    if (!call.agora) return;
+    this.#newest = call.agora;
+    // A join that does not come through goes on with the newest token: its own may have run out meanwhile.
+    if (this.state.get().status === "unreachable") this.#attempt?.abort();
+    this.#then(() => this.#use(this.#newest));
   }
 
   /** Tries again after `unreachable`. */
   retry(): void {
     const grant = this.#grant;
     if (!grant) return;
+    this.#attempt?.abort();
     this.#then(async () => {
       await this.#leave();
       await this.#use((await this.hooks.needToken()) ?? grant);
@@ -110,10 +126,13 @@ export class CallMedia {
   }
 
   #then(step: () => Promise<void>): void {
-    this.#steps = this.#steps.then(step).catch(() => this.#patch({ status: "unreachable" }));
+    this.#steps = this.#steps.then(step).catch((error: unknown) => {
+      if (!isCalledOff(error)) this.#patch({ status: "unreachable" });
+    });
   }
 
-  async #use(grant: AgoraGrant): Promise<void> {
+  async #use(grant: AgoraGrant | undefined): Promise<void> {
+    if (!grant) return;
     if (this.#client && this.#grant?.channel === grant.channel) {
       if (grant.token === this.#grant.token) return;
       this.#grant = grant;
@@ -126,30 +145,52 @@ export class CallMedia {
   }
 
   async #join(grant: AgoraGrant): Promise<void> {
-    this.#patch({ status: "loading" });
-    const client = await createAgoraClient();
-    this.#client = client;
-    this.#listen(client);
-    this.#patch({ status: "joining" });
+    const attempt = new AbortController();
+    this.#attempt = attempt;
     try {
-      await client.join(grant.appId, grant.channel, grant.token, grant.uid);
-    } catch (error) {
-      client.removeAllListeners();
-      this.#client = undefined;
-      throw error;
+      const client = await this.#enter(grant, attempt.signal);
+      await unlessCalledOff(this.#publish(client, attempt.signal), attempt.signal);
+    } finally {
+      this.#attempt = undefined;
     }
-    this.#patch({ status: "connected" });
-    await this.#publish(client);
+  }
+
+  async #enter(grant: AgoraGrant, calledOff: AbortSignal): Promise<IAgoraRTCClient> {
+    this.#patch({ status: "loading" });
+    const patience = setTimeout(() => this.#patch({ status: "unreachable" }), patienceMs);
+    try {
+      const client = await unlessCalledOff(createAgoraClient(), calledOff);
+      this.#client = client;
+      this.#listen(client);
+      if (this.state.get().status === "loading") this.#patch({ status: "joining" });
+      await unlessCalledOff(client.join(grant.appId, grant.channel, grant.token, grant.uid), calledOff);
+      this.#patch({ status: "connected" });
+      return client;
+    } catch (error) {
+      const client = this.#client;
+      this.#client = undefined;
+      client?.removeAllListeners();
+      // Until it is told to leave, the SDK goes on trying.
+      void client?.leave().catch(() => undefined);
+      throw error;
+    } finally {
+      clearTimeout(patience);
+    }
   }
 
   /** A person without a camera, or who refuses it, still has a call: each device stands for itself. */
-  async #publish(client: IAgoraRTCClient): Promise<void> {
+  async #publish(client: IAgoraRTCClient, calledOff: AbortSignal): Promise<void> {
     const AgoraRTC = await loadAgoraRTC();
     AgoraRTC.onAutoplayFailed = () => this.#patch({ soundBlocked: true });
     const [microphone, camera] = await Promise.allSettled([
       AgoraRTC.createMicrophoneAudioTrack({ AEC: true, ANS: true }),
       AgoraRTC.createCameraVideoTrack({ encoderConfig: "720p_2" }),
     ]);
+    if (calledOff.aborted) {
+      // The person answered the browser's question after the call was over.
+      for (const track of [microphone, camera]) if (track.status === "fulfilled") track.value.close();
+      return;
+    }
     if (microphone.status === "fulfilled") this.#microphone = microphone.value;
     if (camera.status === "fulfilled") this.#camera = camera.value;
     this.#patch({ microphone: deviceState(microphone), camera: deviceState(camera) });
@@ -217,6 +258,19 @@ export class CallMedia {
   #patch(change: Partial<MediaState>): void {
     this.state.set({ ...this.state.get(), ...change });
   }
+}
+
+/** What `work` comes to, or an AbortError as soon as it is called off. */
+function unlessCalledOff<T>(work: Promise<T>, calledOff: AbortSignal): Promise<T> {
+  const off = new Promise<never>((_, reject) => {
+    if (calledOff.aborted) reject(calledOff.reason);
+    calledOff.addEventListener("abort", () => reject(calledOff.reason), { once: true });
+  });
+  return Promise.race([work, off]);
+}
+
+function isCalledOff(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
 }
 
 const displacing: ReadonlySet<unknown> = new Set(["UID_CONFLICT", "UID_BANNED"]);
