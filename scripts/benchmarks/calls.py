@@ -1,9 +1,9 @@
 """Metering: how many due calls a second several meters bill, and so how many calls one database carries.
 
-Every call is active and due. Meters take batches of them, each one `bill_calls` in a transaction of its own (select what
-is due, debit, advance the call's clock, answer), as `realtime.services.metering` does, until nothing is due; then the
-meters' clock moves on by a period and all are due again. Nothing is pushed to anybody: this is the database's share,
-with the client's decoding of its answers. The meters of a cell share one Python process.
+Every call is active and due. Meters take batches of them, each one `bill_calls` in a transaction of its own (select
+what is due, debit, advance the call's clock, answer), as `realtime.services.metering` does, until nothing is due; then
+the meters' clock moves on by a period and all are due again. Nothing is pushed to anybody: this is the database's
+share, with the client's decoding of its answers. The meters of a cell share one Python process.
 
 A call is billed once a minute, so a database that bills N calls a second carries N × 60 calls at a time.
 """

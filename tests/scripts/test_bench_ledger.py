@@ -32,3 +32,29 @@ def test_posting_is_measured_beside_the_raw_limit_and_pgbench(tmp_path: Path) ->
     assert (figures["ratio_to_tpcb"] is None) == (figures["pgbench"]["tpcb-like"] is None)
     assert figures["server"]["fsync"] == figures["server"]["synchronous_commit"] == "on"
     assert Path(figures["plot"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_due_calls_are_metered_in_batches_and_the_best_cell_says_how_many_calls_a_database_carries(
+    tmp_path: Path,
+) -> None:
+    figures = bench(
+        "calls", tmp_path, "--calls", "40", "--seconds", "0.1", "--batches", "1", "20", "--meters", "1", "2"
+    )
+    assert [(cell["batch"], cell["meters"]) for cell in figures["cells"]] == [(1, 1), (1, 2), (20, 1), (20, 2)]
+    for cell in figures["cells"]:
+        assert cell["billed"] > 0
+        assert cell["batch_ms"]["p50"] <= cell["batch_ms"]["p99"] <= cell["batch_ms"]["max"]
+    assert figures["calls_per_s"] == max(cell["calls_per_s"] for cell in figures["cells"])
+    assert figures["concurrent_calls"] == 60 * figures["calls_per_s"]
+
+
+def test_reads_are_measured_with_their_plans_on_a_ledger_of_the_size_asked_for(tmp_path: Path) -> None:
+    figures = bench("reads", tmp_path, "--entries", "20000", "--seconds", "0.05")
+    assert figures["entries"] == 20_000
+    assert len(figures["reads"]) == 8
+    for read in figures["reads"]:
+        for plan in ("settled", "first"):
+            assert read[plan]["ms"]["p50"] <= read[plan]["ms"]["p99"]
+            assert "Buffers: shared hit=" in read[plan]["plan"]
+    [by_primary_key] = [read for read in figures["reads"] if read["read"] == "balance by primary key"]
+    assert "Index Scan using accounts_pkey" in by_primary_key["settled"]["plan"]
