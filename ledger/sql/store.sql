@@ -29,14 +29,13 @@ WHERE account_id = $1 AND journal_id < ledger_id_at($2) + 4194304
 ORDER BY journal_id DESC LIMIT 1;
 
 -- name: history
--- Newest first, older than the journal $2.
+-- Newest first, older than the journal $2. The page is cut before it is joined, so that no plan walks the newer journals.
 SELECT e.journal_id, ledger_public_id(e.journal_id) AS public_id, j.created_at, j.type::text, j.idempotency_key AS key, j.details::text,
        e.amount * ledger_normal_side(a.type) AS delta, e.balance_after, e.version
-FROM entries e
+FROM (SELECT * FROM entries WHERE account_id = $1 AND journal_id < $2 ORDER BY journal_id DESC LIMIT $3) e
 JOIN journals j ON j.id = e.journal_id
 JOIN accounts a ON a.id = e.account_id
-WHERE e.account_id = $1 AND e.journal_id < $2
-ORDER BY e.journal_id DESC LIMIT $3;
+ORDER BY e.journal_id DESC;
 
 -- name: audit
 SELECT ledger_audit($1, $2, $3, $4::text::jsonb);

@@ -107,8 +107,9 @@ COMMENT ON COLUMN accounts.balance IS 'Sum of the entries'' amounts, turned to t
 COMMENT ON COLUMN accounts.version IS 'Number of entries.';
 COMMENT ON COLUMN accounts.last_journal_id IS 'The journal of the newest entry; journal ids of an account only grow.';
 
+-- Not STRICT: a CASE is not, and PostgreSQL puts a strict function into the calling query only if its body is.
 CREATE FUNCTION ledger_normal_side(p_type account_type) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT CASE WHEN p_type IN ('asset', 'expense') THEN 1 ELSE -1 END::bigint $$;
 COMMENT ON FUNCTION ledger_normal_side IS '1 where debits raise the balance, -1 where credits do.';
 
