@@ -1,5 +1,5 @@
-"""`python -m ledger migrate [up|down|status] | verify | trial-balance | export | detach | reconcile stripe`: 1 comes
-with a line why."""
+"""`python -m ledger migrate [up|down|status] | verify | trial-balance | export | reconcile stripe`: 1 comes with a line
+why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from datetime import UTC, date, datetime
 from pathlib import Path
 
 import psycopg
@@ -17,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ledger import database_url, migrations, report, witness
-from ledger.database_url import DatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgresError
 from ledger.export import FORMATS, export
 from ledger.verify import CHECKS, verify
@@ -58,9 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     trial = commands.add_parser("trial-balance", help="debits and credits by kind of account; 1 if they differ")
     trial.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     trial.set_defaults(run=_trial_balance)
-    detaching = commands.add_parser("detach", help="take a month that is over out of the tables, for an archive")
-    detaching.add_argument("month", type=_month, metavar="YYYY-MM")
-    detaching.set_defaults(run=_detach)
     exporting = commands.add_parser("export", help="write every journal to standard output")
     exporting.add_argument("--format", choices=FORMATS, default="csv", help="csv is the default")
     exporting.set_defaults(run=_export)
@@ -147,22 +142,6 @@ def _print_trial_balance(balance: report.TrialBalance) -> None:
         table.add_section()
     # A pipe has no width: nothing is cut there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _month(text: str) -> date:
-    try:
-        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a month like 2026-01") from None
-
-
-def _detach(url: str, options: argparse.Namespace) -> int:
-    with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
-        conn.execute("SET LOCAL lock_timeout = '3s'")  # postings wait behind it
-        conn.execute("SELECT ledger_detach_month(%s)", [options.month])
-    tables = ", ".join(f"{table}_{options.month:%Y_%m}" for table in ("journals", "entries"))
-    print(f"detached: {tables} stand alone now; dump them, then drop them")
-    return 0
 
 
 def _export(url: str, options: argparse.Namespace) -> int:

@@ -582,30 +582,6 @@ COMMENT ON FUNCTION ledger_make_partitions IS 'Makes the partitions of this mont
 
 SELECT ledger_make_partitions();
 
--- Takes a month that is over out of both tables, for an archive. Its keys stay in journal_keys and refuse a repeat as before;
--- balances, versions and the audit chain stay too. The tables it leaves keep their guards: they are append-only still.
-CREATE FUNCTION ledger_detach_month(p_month date) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-DECLARE
-    v_month timestamptz := date_trunc('month', p_month::timestamp) AT TIME ZONE 'UTC';
-    v_next  timestamptz := (date_trunc('month', p_month::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
-    v_name  text;
-    v_part  text;
-BEGIN
-    IF v_next > now() THEN
-        RAISE EXCEPTION 'the month % is not over', to_char(p_month, 'YYYY-MM') USING ERRCODE = 'LG014';
-    END IF;
-    FOREACH v_name IN ARRAY ARRAY['entries', 'journals'] LOOP  -- as a posting takes them: the one that waits holds nothing
-        v_part := v_name || to_char(p_month, '_YYYY_MM');
-        IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(quote_ident(v_part)) AND inhparent = v_name::regclass) THEN
-            RAISE EXCEPTION '% has no partition of its own for %', v_name, to_char(p_month, 'YYYY-MM') USING ERRCODE = 'LG014';
-        END IF;
-        EXECUTE format('ALTER TABLE %I DETACH PARTITION %I', v_name, v_part);
-        INSERT INTO detached_partitions (table_name, from_id, to_id) VALUES (v_part, ledger_id_at(v_month), ledger_id_at(v_next));
-    END LOOP;
-END $$;
-COMMENT ON FUNCTION ledger_detach_month IS 'Detaches the partitions of the month p_month lies in (UTC). LG014 for a month that is not over, or has none.';
-
 -- Finding and making accounts -----------------------------------------------------------------------------------------
 
 CREATE FUNCTION ledger_platform_account(p_kind text) RETURNS bigint
