@@ -1,5 +1,5 @@
-"""`python -m ledger migrate [up|down|status] | verify | trial-balance | export | reconcile stripe`: 1 comes with a line
-why."""
+"""`python -m ledger migrate [up|down|status] | verify | trial-balance | export | reconcile stripe | detach YYYY-MM`:
+1 comes with a line why."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import psycopg
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ledger import database_url, migrations, report, witness
+from ledger import database_url, migrations, months, report, witness
 from ledger.embedded_postgres import EmbeddedPostgresError
 from ledger.export import FORMATS, export
 from ledger.verify import CHECKS, verify
@@ -27,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with database_url.opened() as url:
             return int(options.run(url, options))
-    except (database_url.BadDatabaseUrl, EmbeddedPostgresError, witness.BadWitness) as error:
+    except (database_url.BadDatabaseUrl, EmbeddedPostgresError, witness.BadWitness, months.MonthStays) as error:
         print(f"ledger: {error}", file=sys.stderr)
-    except psycopg.errors.UndefinedTable:
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
         print("ledger: the database is not migrated: python -m ledger migrate", file=sys.stderr)
     except psycopg.Error as error:
         print(f"ledger: PostgreSQL: {str(error).strip().splitlines()[0]}", file=sys.stderr)
@@ -59,7 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     exporting = commands.add_parser("export", help="write every journal to standard output")
     exporting.add_argument("--format", choices=FORMATS, default="csv", help="csv is the default")
     exporting.set_defaults(run=_export)
+    detaching = commands.add_parser(
+        "detach", help="take an old month's journals and entries out, as tables of their own"
+    )
+    detaching.add_argument("month", type=_month, metavar="YYYY-MM", help="the oldest month there is, in UTC")
+    detaching.set_defaults(run=_detach)
     return parser
+
+
+def _month(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no month: YYYY-MM") from None
 
 
 def _migrate(url: str, options: argparse.Namespace) -> int:
@@ -152,6 +165,12 @@ def _export(url: str, options: argparse.Namespace) -> int:
     except BrokenPipeError:
         # Whoever reads has had enough. Python would complain again when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _detach(url: str, options: argparse.Namespace) -> int:
+    tables = months.detach(url, options.month)
+    print(f"detached: {options.month:%Y-%m} is in {' and '.join(tables)} from now on")
     return 0
 
 

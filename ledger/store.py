@@ -103,7 +103,8 @@ async def balances(conn: Connection, owner_ids: Sequence[str], kind: str) -> dic
 
 
 async def balance_at(conn: Connection, account_id: int, at: datetime) -> Statement:
-    """What the account held at the end of the millisecond of `at` (with a time zone)."""
+    """What the account held at the end of the millisecond of `at` (with a time zone), by the entries of months that are
+    not detached: zero at version 0 if it has none of them so early."""
     row = await conn.fetchrow(SQL["balance_at"], account_id, at)
     return Statement(**row) if row else Statement(0, 0)
 

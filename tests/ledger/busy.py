@@ -1,6 +1,13 @@
-"""A ledger in which everything has happened: grants, calls, purchases, a debt, a journal by hand, a closed account."""
+"""A ledger in which everything has happened: grants, calls, purchases, a debt, a journal by hand, a closed account.
+
+All but the journal by hand is of an old month: the one before the last, so that it is over on the first of a month too.
+"""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import date
 
 import asyncpg
 import psycopg
@@ -44,20 +51,21 @@ async def fill(database_url: str) -> None:
         )
         return Journal(key, TransactionType.PURCHASE, legs, {"note": AWKWARD_KEY})
 
-    await post(first, [grant("ann", 100), grant("bob", 50), purchase(AWKWARD_OWNER, AWKWARD_KEY, 499, 500)])
-    async with first.transaction(), second.transaction():
-        await post(first, [minute("ann", "bob", 1, 1), minute("ann", "bob", 1, 2)])
-        await post(second, [purchase("cat", "purchase:cat", 1000, 1000)])
-    await store.audit(first, actor="root", action="refund", subject="purchase:cat", details={"why": "asked for"})
-    await post(first, [minute("ann", "bob", 1, 3), minute("bob", "cat", 2, 1), minute(AWKWARD_OWNER, "ann", 3, 1)])
-    clawed_back = (
-        credit(platform["stripe_clearing"], 1000),
-        debit(platform["token_sales"], 1000),
-        credit(platform["tokens_issued"], 1000),
-        debit(wallets["cat"], 990),
-        debit(owed, 10),
-    )
-    await post(first, [Journal("refund:cat", TransactionType.REFUND, clawed_back)])
+    async with in_the_old_month(first):
+        await post(first, [grant("ann", 100), grant("bob", 50), purchase(AWKWARD_OWNER, AWKWARD_KEY, 499, 500)])
+        async with first.transaction(), second.transaction():
+            await post(first, [minute("ann", "bob", 1, 1), minute("ann", "bob", 1, 2)])
+            await post(second, [purchase("cat", "purchase:cat", 1000, 1000)])
+        await store.audit(first, actor="root", action="refund", subject="purchase:cat", details={"why": "asked for"})
+        await post(first, [minute("ann", "bob", 1, 3), minute("bob", "cat", 2, 1), minute(AWKWARD_OWNER, "ann", 3, 1)])
+        clawed_back = (
+            credit(platform["stripe_clearing"], 1000),
+            debit(platform["token_sales"], 1000),
+            credit(platform["tokens_issued"], 1000),
+            debit(wallets["cat"], 990),
+            debit(owed, 10),
+        )
+        await post(first, [Journal("refund:cat", TransactionType.REFUND, clawed_back)])
     async with first.transaction():  # by hand, entry by entry
         made = await first.fetchval(
             "INSERT INTO journals (idempotency_key, type) VALUES ('by hand', 'adjustment') RETURNING id"
@@ -77,10 +85,36 @@ async def post(conn: asyncpg.Connection, journals: list[Journal]) -> None:
     assert {posting.outcome for posting in postings} == {Outcome.POSTED}
 
 
-def detach(conn: psycopg.Connection, before: str) -> None:
-    """Takes the journals before this one away, as detaching their months does."""
-    conn.execute("SET LOCAL session_replication_role = replica")
-    conn.execute(f"INSERT INTO detached_partitions (table_name, from_id, to_id) SELECT 'journals_old', 0, {before}")
-    conn.execute(f"DELETE FROM entries WHERE journal_id < {before}")
-    conn.execute(f"DELETE FROM journals WHERE id < {before}")
-    conn.execute("SET LOCAL session_replication_role = origin")
+OLD_MONTH = "(date_trunc('month', now() AT TIME ZONE 'UTC') - interval '2 months')"
+
+
+@asynccontextmanager
+async def in_the_old_month(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    """Journals posted meanwhile, on any connection, are of the old month, which gets its partitions."""
+    month = await conn.fetchval(f"SELECT to_char({OLD_MONTH}, '_YYYY_MM')")
+    bounds = await conn.fetchrow(
+        f"SELECT ledger_id_at({OLD_MONTH} AT TIME ZONE 'UTC'),"
+        f" ledger_id_at(({OLD_MONTH} + interval '1 month') AT TIME ZONE 'UTC')"
+    )
+    for table in ("journals", "entries"):
+        await conn.execute(f"CREATE TABLE {table}{month} (LIKE {table} INCLUDING ALL)")
+        await conn.execute(
+            f"ALTER TABLE {table} ATTACH PARTITION {table}{month} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})"
+        )
+        await conn.execute(f"SELECT ledger_guard_table('{table}{month}', '{table}')")
+    clock = await conn.fetchval("SELECT pg_get_functiondef('ledger_id_at'::regproc)")
+    await conn.execute(clock.replace("epoch FROM p_at)", "epoch FROM p_at AT TIME ZONE 'UTC' - interval '2 months')"))
+    yield
+    await conn.execute(clock)
+
+
+def old_month(conn: psycopg.Connection) -> date:
+    row = conn.execute(f"SELECT {OLD_MONTH}::date").fetchone()
+    assert row is not None
+    month: date = row[0]
+    return month
+
+
+def detach(conn: psycopg.Connection) -> None:
+    """Takes the old month away: the journals before the one by hand."""
+    conn.execute("SELECT ledger_detach_month(%s)", [old_month(conn)])

@@ -22,7 +22,6 @@ from ledger.database_url import DatabaseUrl
 from ledger.export import export
 from tests.ledger import busy
 from tests.ledger.busy import AWKWARD_KEY, AWKWARD_OWNER
-from tests.ledger.tamperings import BY_HAND
 from tests.servers import ROOT
 
 Balances = dict[tuple[int, str], int]
@@ -130,7 +129,7 @@ async def test_what_accounts_brought_from_detached_months_is_their_opening_balan
 ) -> None:
     await busy.fill(database_url)
     with psycopg.connect(DatabaseUrl.parse(database_url).for_psycopg()) as conn:
-        busy.detach(conn, before=BY_HAND)
+        busy.detach(conn)
     file = written(database_url, "beancount", tmp_path)
     assert "opening balances" in file.read_text()
     assert loader.load_file(str(file))[1] == []  # which has a balance of every account

@@ -145,7 +145,7 @@ def test_a_file_that_is_no_witness_is_refused_in_one_line(
 
 
 def test_what_remains_when_months_are_detached_is_still_proved(busy_ledger: psycopg.Connection) -> None:
-    detach(busy_ledger, before=BY_HAND)
+    detach(busy_ledger)
     assert prove(busy_ledger).findings == ()
 
 
@@ -170,6 +170,6 @@ def test_what_remains_when_months_are_detached_is_still_proved(busy_ledger: psyc
 def test_a_tampering_with_what_remains_of_detached_months_is_named(
     busy_ledger: psycopg.Connection, tampering: str, who: str
 ) -> None:
-    detach(busy_ledger, before=BY_HAND)
+    detach(busy_ledger)
     expected, found = named(busy_ledger, tampering, who)
     assert expected in found
