@@ -37,10 +37,9 @@ def test_the_server_answers_as_its_document_says_whatever_it_is_sent(service: Se
         program, "run", f"{service.url}/openapi.json", "--checks", "all", "--exclude-checks", ",".join(LEFT_OUT),
         "--header", f"Authorization: Bearer {token_of('fuzzer', role='admin')}",
         "--phases", "examples,coverage,fuzzing",
-        # Lists of anything are more than the generator can do; test_csp_reports.py sends those.
-        "--exclude-path", "/api/csp-report",
         "--max-examples", str(EXAMPLES), "--seed", "1", "--no-shrink", "--max-failures", "20", "--warnings", "off",
-        "--request-timeout", "10", "--workers", "2",
+        # One thread: Python 3.11 keeps one count of recursion for all threads that parse, and the generator parses.
+        "--request-timeout", "10", "--workers", "1",
     ]  # fmt: skip
     done = subprocess.run(
         [str(part) for part in command], cwd=tmp_path, text=True, capture_output=True, timeout=200, check=False,
