@@ -81,6 +81,8 @@ async def test_a_meter_killed_20_times_in_mid_batch_loses_and_doubles_nothing(
     for kill in range(20):
         await eventually(lambda: _nothing_held(conn))
         async with pool.acquire() as holder, holder.transaction():
+            # Open for as long as Python takes to start, which may be longer than the pool lets a transaction idle.
+            await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             # Every other batch finds an account held, so that it is seen half done when its meter is killed.
             if kill % 2:
                 await holder.execute("SELECT FROM accounts WHERE kind = 'platform_revenue' FOR UPDATE")
