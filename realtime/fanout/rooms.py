@@ -41,7 +41,6 @@ class Member:
         self.rooms: tuple[Hashable, ...] = ()
         self.state = CONNECTING
         self.expires_at: float | None = None
-        """Epoch seconds."""
         """When its authentication runs out, in epoch seconds."""
         self.told_expired = False
         self.tick = NOWHERE

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from ledger.database_url import DatabaseUrl
-from tests.contract.service import Browser, Pairs, Serve, Service, refused, sql, told_of, verified
+from tests.contract.service import Browser, Pairs, Serve, Service, refused, someone, sql, told_of, verified
 from tests.servers import Opens, Server, eventually
 
 QUICK = {"BILLING_PERIOD_SECONDS": 1, "CALL_GRACE_SECONDS": 10, "RECONNECT_GRACE_SECONDS": 30}
@@ -253,6 +253,23 @@ async def test_with_postgresql_cut_off_everything_answers_unavailable_and_goes_o
         versions = [update["version"] for update in two.caller.told("balance:update")]
         assert versions == list(range(1, call["periodsBilled"] + 2))
         verified(service)
+
+
+async def test_a_tab_that_comes_while_postgresql_is_cut_off_gets_its_snapshot_when_it_is_back(
+    serve: Serve, browser: Browser, open_tab: Opens, line: Line
+) -> None:
+    with serve() as service:
+        user = someone("patient")
+        await browser.grant(service, user, 70)
+        url = f"postgresql://postgres@127.0.0.1:{line.port}{urlsplit(service.database_url).path}"
+        cut_off = await asyncio.to_thread(service.start, DATABASE_URL=url)
+        await line.cut()
+        tab = await open_tab(cut_off, user)
+        assert (await tab.ask("balance:get"))["error"]["code"] == "unavailable"
+        assert not tab.told("balance:update")
+        await line.mend()
+        [told] = await eventually(lambda: tab.told("balance:update"), 20)
+        assert (told["reason"], told["balance"], told["version"]) == ("snapshot", 70, 1)
 
 
 async def _is_ready(browser: Browser, server: Server) -> bool:

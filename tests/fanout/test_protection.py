@@ -171,6 +171,19 @@ async def test_a_socket_that_says_too_much_at_once_is_ended(
     await alive(bystander)
 
 
+async def test_a_long_message_counts_as_several_against_the_rate(serve_fanout: ServeFanout, raw: Raw) -> None:
+    server = await serve_fanout(
+        everybody, limits=Limits(messages_per_s=0.001, messages_burst=20, message_unit_bytes=1_000)
+    )
+    bystander, brief, long = [await raw.joined(server) for _ in range(3)]
+    await brief.say(*['42["echo"]'] * 8)
+    await long.say(*[f'42["echo","{"x" * 3_000}"]'] * 8)
+    assert await long.closed() == 1008
+    assert server.drops("message_rate") == 1
+    await alive(brief)
+    await alive(bystander)
+
+
 async def test_a_process_full_of_what_nobody_takes_drops_the_slowest(serve_fanout: ServeFanout, raw: Raw) -> None:
     limits = Limits(send_queue_bytes=1_000_000, total_queue_bytes=250_000)
     server = await serve_fanout(everybody, limits=limits)

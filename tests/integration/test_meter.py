@@ -6,7 +6,7 @@ import asyncio
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,8 +14,15 @@ import pytest
 
 from realtime.adapters.postgres import open_pool
 from realtime.adapters.transactions import Database
-from tests.metering import Heard, a_meter, active_calls, grant, set_clock
+from realtime.domain.call import Call
+from realtime.services.metering import Meter
+from tests.metering import ISSUER, Heard, a_meter, active_calls, grant, set_clock
 from tests.servers import ROOT, eventually
+
+
+class Killed(Exception):
+    """What a process that dies at this point does not get past."""
+
 
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -213,6 +220,33 @@ async def test_a_period_is_not_billed_a_moment_before_it_begins(pool: Any, conn:
         await set_clock(conn, START + moment)
         await meter_all(pool)
     await assert_once_for_each_period(conn, 3, 1)
+
+
+async def test_a_batch_and_its_kicks_are_committed_together_or_not_at_all(pool: Any, conn: Any) -> None:
+    [call_id] = await active_calls(conn, 1, started_at=START, tokens=10)
+    await set_clock(conn, START)
+    await meter_all(pool)
+    await set_clock(conn, START + timedelta(seconds=61))
+    await conn.execute("CREATE TABLE kicks (call_id uuid)")
+    dies = True
+
+    async def put_out(kicking: Any, calls: Sequence[Call]) -> None:
+        await kicking.executemany("INSERT INTO kicks VALUES ($1)", [(call.id,) for call in calls])
+        if dies and calls:
+            raise Killed
+
+    heard = Heard()
+    meter = Meter(db=Database(pool), calls=None, issuer=ISSUER, out=heard, put_out=put_out)  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        await meter.round()
+    assert (await call_row(conn, call_id))["status"] == "active"
+    assert await conn.fetchval("SELECT count(*) FROM kicks") == 0
+    assert not heard.pushes, "what is not committed is not told"
+    dies = False
+    await meter.round()
+    assert (await call_row(conn, call_id))["end_reason"] == "insufficient_funds"
+    assert await conn.fetchval("SELECT array_agg(call_id) FROM kicks") == [call_id]
+    assert heard.told("user:caller-0", "call:ended")
 
 
 async def test_a_call_that_the_database_refuses_to_bill_does_not_keep_the_others_from_it(pool: Any, conn: Any) -> None:

@@ -19,7 +19,7 @@ from ledger.database_url import DatabaseUrl
 from ledger.verify import verify
 from realtime import embedded
 from tests.payments.stripe import SECRET, Stripe, event, signed
-from tests.servers import ROOT, Launch, Server, free_port, token_of
+from tests.servers import ROOT, Launch, Server, eventually, free_port, token_of
 
 NEW = "/api/v1/payments/purchase-tokens"
 OLD = "/api/payments/tokens/purchase"
@@ -91,6 +91,14 @@ class Buyer:
 
     async def balance(self) -> int:
         return int((await self.ask("GET", "/api/v1/balance")).body["balance"])
+
+    async def has(self, tokens: int, timeout_s: float = 10.0) -> None:
+        """Wait until the wallet holds so much."""
+
+        async def it_does() -> bool:
+            return await self.balance() == tokens
+
+        await eventually(it_does, timeout_s)
 
     async def purchase(self, purchase_id: str) -> Any:
         return (await self.ask("GET", f"/api/v1/payments/purchases/{purchase_id}")).body

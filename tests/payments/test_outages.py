@@ -46,10 +46,7 @@ async def test_an_outcome_nobody_can_tell_is_processing_and_the_job_finds_it_out
     assert len(await stripe.charges()) == 1
     network.recover()
 
-    async def credited() -> bool:
-        return await buyer.balance() == 500
-
-    await eventually(credited, 30)
+    await buyer.has(500, 30)
     assert (await buyer.purchase(answer.body["purchaseId"]))["status"] == "succeeded"
     assert (await buyer.buy(card, key="k")).body == answer.body
     assert len(await stripe.charges()) == 1
@@ -79,10 +76,7 @@ async def test_a_confirmation_that_never_arrives_is_repeated_by_the_job(
     assert await stripe.charges() == []
     network.recover()
 
-    async def credited() -> bool:
-        return await buyer.balance() == 500
-
-    await eventually(credited, 30)
+    await buyer.has(500, 30)
     assert len(await stripe.charges()) == 1
     ledger.prove()
 
@@ -113,10 +107,7 @@ async def test_a_confirmation_that_hangs_is_processing_when_the_request_has_wait
     assert (await buyer.purchase(answer.body["purchaseId"]))["status"] == "processing"
     network.recover()
 
-    async def credited() -> bool:
-        return await buyer.balance() == 500
-
-    await eventually(credited, 30)
+    await buyer.has(500, 30)
     assert len(await stripe.charges()) == 1
     ledger.prove()
 
@@ -182,10 +173,7 @@ async def test_a_purchase_whose_own_job_was_lost_is_found_by_the_round_of_every_
     network.recover()
     launch("worker", **settings)
 
-    async def credited() -> bool:
-        return await buyer.balance() == 500
-
-    await eventually(credited, 20)
+    await buyer.has(500, 20)
     rounds = await ledger.conn.fetch("SELECT DISTINCT task_name FROM procrastinate_periodic_defers")
     every_minute = {"check_due_purchases", "check_due_refunds", "apply_pending_events", "retry_stalled_jobs"}
     assert every_minute <= {row["task_name"] for row in rounds}
@@ -223,10 +211,7 @@ async def test_a_payment_that_was_charged_before_it_could_be_cancelled_is_credit
     await stripe.authenticate(asked["clientSecret"])
     await jobs.defer(ledger.conn, "cancel_payment", payment_id=payment)
 
-    async def credited() -> bool:
-        return await buyer.balance() == 500
-
-    await eventually(credited)
+    await buyer.has(500)
     assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 500
     ledger.prove()
 

@@ -380,10 +380,7 @@ async def test_with_the_toggle_off_only_the_old_route_answers_and_nothing_is_los
     await stripe.send_events_to(f"{buyer.server.url}/api/v1/webhooks/stripe")
     await stripe.authenticate(asked.body["clientSecret"])
 
-    async def credited() -> bool:
-        return await buyer.balance() == 1000
-
-    await eventually(credited)
+    await buyer.has(1000)
     assert len(await stripe.charges()) == 2
     ledger.prove()
 

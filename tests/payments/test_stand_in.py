@@ -16,7 +16,7 @@ import pytest
 from realtime import embedded
 from tests.payments.conftest import Buyer
 from tests.payments.stripe import AUTHENTICATED_CARD, CARD, Stripe
-from tests.servers import ROOT, Server, environment, eventually
+from tests.servers import ROOT, Server, environment
 
 
 @pytest.fixture
@@ -50,10 +50,7 @@ async def test_without_a_key_of_stripes_a_stand_in_takes_payments_and_says_so(
     assert asked.status == 202
     await stand_in.authenticate(asked.body["clientSecret"])
 
-    async def credited() -> bool:
-        return await buyer.balance() == 1200
-
-    await eventually(credited)  # by the stand-in's event, which carries a signature of its own
+    await buyer.has(1200)  # by the stand-in's event, which carries a signature of its own
 
     reconciling = await asyncio.to_thread(
         subprocess.run,
