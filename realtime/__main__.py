@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         try:
             worker = place.number if place else None
-            logs.configure(log_format=settings.log_format, log_dir=settings.log_dir, worker=worker)
+            logs.configure(log_format=settings.log_format, log_dir=settings.log_dir, role=chosen.role, worker=worker)
         except OSError as error:
             raise StartFailed("LOG_DIR: cannot be written to", error) from error
         _allow_open_files()

@@ -1,12 +1,19 @@
-"""Structured logs: readable in development, JSON lines for machines, and rotating JSON files under LOG_DIR."""
+"""Structured logs: readable in development, JSON lines for machines, and rotating JSON files under LOG_DIR.
+
+A file is rotated by one process. Its name says which kind of process that is and, behind `--workers`, its number:
+`callmeter-web.jsonl`, `callmeter-web-worker-2.jsonl`, `callmeter-worker.jsonl`. Where a process of that name writes
+in the directory already (a second web process, an old version that drains), the next free one is taken,
+`callmeter-web.2.jsonl`. A name is held by a lock that the kernel gives back however its process ends.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import logging.handlers
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import asyncpg
 import structlog
@@ -16,6 +23,38 @@ from realtime.adapters.tracing import add_trace_ids
 
 FILE_BYTES = 20 * 1024 * 1024
 FILES_KEPT = 10
+
+
+def _file_of(directory: Path, name: str) -> Path:
+    """A file that this process alone will write and rotate, until it ends."""
+    for number in itertools.count(1):
+        file = directory / f"{name}.jsonl" if number == 1 else directory / f"{name}.{number}.jsonl"
+        if _held(file.with_suffix(".lock")):
+            return file
+    raise AssertionError("numbers do not end")
+
+
+def _held(lock: Path) -> bool:
+    """False if another process holds it. Rotation renames a log file, so the lock is a file beside it, left open."""
+    try:
+        import fcntl  # noqa: PLC0415  (not to be had everywhere)
+    except ImportError:
+        return True
+    file = lock.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    except OSError:  # a file system without locks
+        file.close()
+        return True
+    _locks.append(file)
+    return True
+
+
+_locks: list[BinaryIO] = []
+"""Open for as long as the process lives."""
 
 
 class _LossyFile(logging.handlers.RotatingFileHandler):
@@ -44,10 +83,10 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-def configure(*, log_format: str, log_dir: str | None, worker: int | None = None) -> None:
+def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | None = None) -> None:
     """Send structlog's and the standard library's records the same way. Raises OSError if LOG_DIR cannot be written.
 
-    `worker` is this process's number where several serve: its lines say it, and it rotates a file of its own.
+    `role` is the kind of process, `worker` this one's number where several serve: its lines say it.
     """
 
     def of_worker(_logger: Any, _method: str, event: Any) -> Any:
@@ -91,8 +130,8 @@ def configure(*, log_format: str, log_dir: str | None, worker: int | None = None
     if log_dir:
         path = Path(log_dir)
         path.mkdir(parents=True, exist_ok=True)
-        name = "callmeter.jsonl" if worker is None else f"callmeter-{worker}.jsonl"
-        file = _LossyFile(path / name, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
+        name = f"callmeter-{role}" if worker is None else f"callmeter-{role}-worker-{worker}"
+        file = _LossyFile(_file_of(path, name), maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
         file.setFormatter(as_json)
         handlers.append(file)
     logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)

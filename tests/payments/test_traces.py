@@ -97,8 +97,8 @@ async def test_no_secret_reaches_the_logs_or_the_audit(
     await ledger.conn.execute("ALTER TABLE purchases RENAME TO elsewhere")
     assert (await buyer.buy(card, key=f"k6-{CANARY}")).status == 500
     await ledger.conn.execute("ALTER TABLE elsewhere RENAME TO purchases")
-    await eventually(lambda: "UndefinedTable" in (logs / "callmeter.jsonl").read_text())
-    assert "no_777" in (logs / "callmeter.jsonl").read_text()
+    await eventually(lambda: "UndefinedTable" in (logs / "callmeter-web.jsonl").read_text())
+    assert "no_777" in (logs / "callmeter-web.jsonl").read_text()
 
     client_secret = asked["clientSecret"].split("_secret_")[1]
     texts = await written(buyer, ledger, logs)
@@ -171,14 +171,14 @@ def test_log_files_are_rotated_and_the_oldest_go(tmp_path: Path) -> None:
         import sys, structlog
         from realtime.adapters import logs
         logs.FILE_BYTES, logs.FILES_KEPT = 2000, 3
-        logs.configure(log_format="console", log_dir=sys.argv[1])
+        logs.configure(log_format="console", log_dir=sys.argv[1], role="web")
         for number in range(100):
             structlog.get_logger().info("a line", number=number)
     """
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", program, tmp_path], env=env, check=True, capture_output=True, timeout=60)
-    files = sorted(tmp_path.iterdir())
-    assert [file.name for file in files] == ["callmeter.jsonl", *(f"callmeter.jsonl.{n}" for n in (1, 2, 3))]
+    files = sorted(tmp_path.glob("*.jsonl*"))
+    assert [file.name for file in files] == ["callmeter-web.jsonl", *(f"callmeter-web.jsonl.{n}" for n in (1, 2, 3))]
     assert all(file.stat().st_size <= 2000 for file in files)
     newest = [
         json.loads(line)["number"] for file in [*files[:0:-1], files[0]] for line in file.read_text().splitlines()
@@ -191,5 +191,5 @@ async def test_logs_are_json_lines_in_rotating_files(
 ) -> None:
     buyer = launch_paying(LOG_DIR=tmp_path / "logs", LOG_FORMAT="json")
     await buyer.buy(await stripe.card())
-    text = (tmp_path / "logs" / "callmeter.jsonl").read_text()
+    text = (tmp_path / "logs" / "callmeter-web.jsonl").read_text()
     assert "purchase succeeded" in [json.loads(line)["event"] for line in text.splitlines()]
