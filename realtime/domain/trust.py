@@ -34,4 +34,7 @@ class Identity:
     trust: Trust
     role: UserRole
     expires_at_s: int
-    """Unix time after which this identity is no longer good."""
+    """Unix time from which on this identity is no longer good."""
+
+    def holds_at(self, now_s: float) -> bool:
+        return now_s < self.expires_at_s

@@ -8,7 +8,6 @@ socket must have been opened by a page of this server or of an allowed origin.
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
@@ -128,7 +127,3 @@ def _cookie_named(name: str, header: str) -> str | None:
         if equals and key == name:
             return value.strip('"')
     return None
-
-
-def still_valid(identity: Identity) -> bool:
-    return time.time() < identity.expires_at_s

@@ -21,6 +21,7 @@ from realtime.domain.trust import Identity, Trust, UserRole, is_user_id
 log = structlog.get_logger()
 
 LEEWAY_S = 5
+"""How far the issuer's clock may be ahead of ours; how long a token holds is never stretched by it."""
 LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 """A token may hold for longer than dates can say."""
 JWKS_FRESH_S = 300
@@ -53,7 +54,10 @@ def _decode(token: str, key: Any, algorithms: list[str]) -> Identity:
         raise Unauthenticated("the token has expired") from None
     except (jwt.PyJWTError, ValueError, UnicodeError, RecursionError):
         raise Unauthenticated("the token does not hold") from None
-    return _identity(claims)
+    identity = _identity(claims)
+    if not identity.holds_at(time.time()):
+        raise Unauthenticated("the token has expired")
+    return identity
 
 
 class SharedSecret:

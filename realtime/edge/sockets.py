@@ -20,7 +20,7 @@ from realtime.adapters.tracing import Tracing
 from realtime.domain.errors import Forbidden, InvalidPayload, Unauthenticated, Unavailable
 from realtime.domain.trust import Identity, UserRole
 from realtime.edge import events, wire
-from realtime.edge.authentication import Authenticator, still_valid
+from realtime.edge.authentication import Authenticator
 from realtime.edge.errors import as_refused, socket_answer
 from realtime.services import pushes
 from realtime.services.attendance import Attendance
@@ -241,7 +241,7 @@ class Sockets:
     async def _acknowledge(self, name: str, event: SocketEvent, sid: str, data: tuple[Any, ...]) -> dict[str, Any]:
         try:
             tab = self._tabs.get(sid)
-            if tab is None or (not still_valid(tab.identity) and name != "auth:renew"):
+            if tab is None or (not tab.identity.holds_at(time.time()) and name != "auth:renew"):
                 raise Unauthenticated("the token has expired")
             structlog.contextvars.bind_contextvars(user_id=tab.user_id)
             if len(data) > 1:

@@ -126,6 +126,6 @@ def _session(kept: bytes | str | None) -> Session:
         role=UserRole(fields["role"]),
         expires_at_s=fields["expiresAt"],
     )
-    if identity.expires_at_s <= time.time():
+    if not identity.holds_at(time.time()):
         raise Unauthenticated("the session has ended")
     return Session(fields["id"], identity, fields["csrf"])

@@ -48,6 +48,8 @@ BAD_TOKENS = {
     "not a token": lambda: "not-a-token",
     "three empty parts": lambda: "..",
     "expired": lambda: signed({"sub": "ann", "exp": int(time.time()) - 3600}),
+    "expired a second ago": lambda: signed({"sub": "ann", "exp": int(time.time()) - 1}),
+    "expired now": lambda: signed({"sub": "ann", "exp": int(time.time())}),
     "without exp": lambda: signed({"sub": "ann"}),
     "exp of text": lambda: f"{part({'alg': 'HS256'})}.{part({'sub': 'ann', 'exp': 'never'})}.AAAA",
     "wrong key": lambda: signed({"sub": "ann", "exp": soon()}, "another-secret-of-enough-length-for-it"),
