@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import asyncpg
 import redis.asyncio
+import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -51,7 +52,12 @@ from realtime.services.stripe_events import StripeEvents
 from realtime.services.upkeep import Upkeep, background_jobs
 from realtime.services.wallets import Wallets
 
+log = structlog.get_logger()
+
 REDIS_TIMEOUT_S = 2.0
+STOP_WITHIN_S = 10.0
+CANCELLED_WITHIN_S = 2.0
+CLOSE_WITHIN_S = 2.0
 LAST_SPANS_S = 3.0
 
 
@@ -152,7 +158,7 @@ async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple
 
 async def _close_pool(pool: Any) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(pool.close(), 5)
+        await asyncio.wait_for(pool.close(), CLOSE_WITHIN_S)
     pool.terminate()
 
 
@@ -298,5 +304,10 @@ async def background(core: Core, *, meter: bool) -> AsyncIterator[None]:
         core.attendance.stop()
         core.operations.stop()
         core.jobs.stop()
-        await asyncio.wait(tasks, timeout=10)
+        _, late = await asyncio.wait(tasks, timeout=STOP_WITHIN_S)
+        if late:
+            log.warning("stopping what did not stop by itself", tasks=sorted(task.get_name() for task in late))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=CANCELLED_WITHIN_S)
         await core.money.gateway.close()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import procrastinate
+import psycopg_pool
 import structlog
 
 from ledger.database_url import DatabaseUrl
@@ -29,6 +30,8 @@ CONCURRENCY = 4
 POLL_S = 1.0
 """How late a job with a time of its own may start; one without is notified."""
 STOP_WITHIN_S = 5.0
+CONNECT_WITHIN_S = 3
+CLOSE_WITHIN_S = 1.0
 AFTER_FAILURE_S = 1.0
 STALLED_AFTER_S = 30.0
 ATTEMPTS = 8
@@ -47,6 +50,13 @@ async def defer_many(conn: Any, task: str, jobs: Iterable[Mapping[str, Any]]) ->
     await conn.execute(_SQL["defer"], QUEUE, task, [json.dumps(args) for args in jobs], 0.0)
 
 
+class _Pool(psycopg_pool.AsyncConnectionPool):
+    """One whose end a PostgreSQL that accepts connections and says nothing can't hold up."""
+
+    async def close(self, timeout: float = CLOSE_WITHIN_S) -> None:
+        await super().close(timeout)
+
+
 @dataclass(frozen=True, slots=True)
 class Periodic:
     """A job at each of the times `cron` names (UTC), on one process of all that run jobs."""
@@ -61,7 +71,12 @@ class Jobs:
 
     def __init__(self, url: str, *, tasks: Mapping[str, Handler], periodic: Sequence[Periodic]) -> None:
         self._connector = procrastinate.PsycopgConnector(
-            conninfo=DatabaseUrl.parse(url).for_psycopg(), min_size=1, max_size=CONCURRENCY + 2
+            pool_factory=_Pool,
+            conninfo=DatabaseUrl.parse(url).for_psycopg(),
+            kwargs={"connect_timeout": CONNECT_WITHIN_S},
+            timeout=float(CONNECT_WITHIN_S),
+            min_size=1,
+            max_size=CONCURRENCY + 2,
         )
         self._app = procrastinate.App(connector=self._connector)
         self._stopping = asyncio.Event()

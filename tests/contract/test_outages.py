@@ -174,6 +174,12 @@ class Line:
         self._open: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
+        self.mute = False
+        """Bytes are taken and get nowhere, as behind a firewall that lost its state."""
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
@@ -184,6 +190,7 @@ class Line:
             self._server.close()
         for writer in list(self._open):
             writer.transport.abort()
+        self._open.clear()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self._to
@@ -199,8 +206,9 @@ class Line:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+                if not self.mute:
+                    writer.write(data)
+                    await writer.drain()
         writer.close()
 
 
@@ -270,6 +278,19 @@ async def test_a_tab_that_comes_while_postgresql_is_cut_off_gets_its_snapshot_wh
         await line.mend()
         [told] = await eventually(lambda: tab.told("balance:update"), 20)
         assert (told["reason"], told["balance"], told["version"]) == ("snapshot", 70, 1)
+
+
+async def test_a_server_stops_by_itself_while_postgresql_takes_connections_and_says_nothing(
+    serve: Serve, line: Line
+) -> None:
+    with serve(METER_IN_WEB=0) as service:
+        url = f"postgresql://postgres@127.0.0.1:{line.port}{urlsplit(service.database_url).path}"
+        muted = await asyncio.to_thread(service.start, DATABASE_URL=url, **QUICK)
+        await line.cut()
+        line.mute = True
+        await line.mend()
+        await eventually(lambda: line.connections)
+        assert await asyncio.to_thread(muted.stop) == 0
 
 
 async def _is_ready(browser: Browser, server: Server) -> bool:
