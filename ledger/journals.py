@@ -71,11 +71,6 @@ class Outcome(StrEnum):
         """What the database raises for it to who does not ask for outcomes; None where nothing was refused."""
         return _SQLSTATES.get(self)
 
-    @property
-    def is_written(self) -> bool:
-        """The journal is in the ledger, now or since before."""
-        return self in (Outcome.POSTED, Outcome.DUPLICATE)
-
 
 _SQLSTATES = {
     Outcome.UNBALANCED: "LG001",

@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,16 +177,3 @@ def _running_stand_in(note: Path) -> StripeStandIn | None:
             return noted if json.load(answer).get("object") == "balance" else None
     except (OSError, ValueError, TypeError):
         return None
-
-
-class Servers(AbstractContextManager["Servers"]):
-    """The embedded servers of one start, stopped in the opposite order."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-
-    def start(self, server: AbstractContextManager[str]) -> str:
-        return self._stack.enter_context(server)
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()

@@ -6,7 +6,7 @@ member knows its rooms, so that leaving costs what was entered and not a walk ov
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable
 from typing import TYPE_CHECKING, Any
 
 from realtime.fanout.timers import NOWHERE
@@ -104,6 +104,3 @@ class Namespace:
             member = self.members.get(room)  # type: ignore[call-overload]
             return () if member is None else (member,)
         return (present,) if isinstance(present, Member) else present
-
-    def occupied(self) -> Iterator[Hashable]:
-        return iter(self.rooms)

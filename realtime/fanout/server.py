@@ -29,7 +29,6 @@ RESERVED_EVENTS = frozenset({"connect", "connect_error", "disconnect", "disconne
 MOST_ATTACHMENTS = 1_000
 REDIS_START_S = 2.0
 UPKEEP_EVERY_S = 1.0
-LEAST_LIFE_S = 1.0
 
 
 class Environs(MutableMapping[str, dict[str, Any]]):

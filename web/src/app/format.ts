@@ -12,8 +12,7 @@ const time = new Intl.DateTimeFormat("en-US", { hour: "numeric", minute: "2-digi
 
 export const count = (value: number): string => number.format(value);
 
-export const tokens = (value: number): string =>
-  `${number.format(value)} ${Math.abs(value) === 1 ? "token" : "tokens"}`;
+const tokens = (value: number): string => `${number.format(value)} ${Math.abs(value) === 1 ? "token" : "tokens"}`;
 
 export const signed = (value: number): string =>
   value > 0 ? `+${number.format(value)}` : number.format(value).replace("-", "−");

@@ -35,7 +35,7 @@ export function syncQueries(socket: CallSocket, queries: QueryClient): () => voi
 }
 
 /** Newer is shown at once; a gap is shown too, and everything derived from the missed entries fetched again. */
-export function takeBalance(queries: QueryClient, update: BalanceUpdate): void {
+function takeBalance(queries: QueryClient, update: BalanceUpdate): void {
   const { queryKey } = update;
   const shown = queries.getQueryData<Balance>(queryKey);
   const verdict = compareVersions(shown, update);

@@ -7,7 +7,7 @@
 import { ApiError, type ApiService } from "../api";
 import { PaymentFormError, type PaymentForm, type PaymentProvider } from "./provider";
 
-export const testCards = [
+const testCards = [
   { number: "4242424242424242", label: "Pays" },
   { number: "4000002500003155", label: "Asks for authentication" },
   { number: "4000000000000341", label: "Is declined" },
