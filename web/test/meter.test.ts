@@ -29,6 +29,10 @@ describe("the meter", () => {
     expect(readMeter(aCall(), ms(61))).toMatchObject({ paidLeftS: 0, periodLeft: 0 });
   });
 
+  test("never shows more than the one period paid when this clock is a little behind the server's", () => {
+    expect(readMeter(aCall(), ms(-0.2))).toMatchObject({ elapsedS: 0, paidLeftS: 60, periodLeft: 1 });
+  });
+
   test("stands still once the call has ended", () => {
     const call = aCall({ status: "ended", endedAt: at(50) });
     expect(readMeter(call, ms(500))).toMatchObject({ elapsedS: 50, paidLeftS: 0 });

@@ -22,13 +22,15 @@ export function readMeter(call: Call, nowMs: number, payerBalance?: number): Met
   const startedAt = call.startedAt === null ? nowMs : Date.parse(call.startedAt);
   const end = call.endedAt === null ? nowMs : Math.min(nowMs, Date.parse(call.endedAt));
   const paidThrough = call.paidThrough === null ? startedAt : Date.parse(call.paidThrough);
-  const paidLeftS = call.status === "active" ? Math.max(0, (paidThrough - nowMs) / 1000) : 0;
+  // A period is paid when it begins, so never is more than one left: what seems more is the clocks' difference.
+  const paidLeftS =
+    call.status === "active" ? Math.min(call.periodSeconds, Math.max(0, (paidThrough - nowMs) / 1000)) : 0;
   const periodsAffordable =
     payerBalance === undefined ? undefined : Math.floor(payerBalance / Math.max(1, call.rateTokensPerPeriod));
   return {
     elapsedS: Math.max(0, (end - startedAt) / 1000),
     paidLeftS,
-    periodLeft: Math.min(1, paidLeftS / call.periodSeconds),
+    periodLeft: paidLeftS / call.periodSeconds,
     tokensSpent: call.tokensSpent,
     periodsBilled: call.periodsBilled,
     periodsAffordable,
