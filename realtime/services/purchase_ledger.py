@@ -63,7 +63,7 @@ async def credit(conn: Any, purchase: Purchase, news: News) -> tuple[Purchase, A
     news.line(
         "purchase succeeded",
         purchase_id=str(purchase.id),
-        user=purchase.user_id,
+        user_id=purchase.user_id,
         amount_cents=purchase.amount_cents,
         tokens=purchase.tokens,
         journal_id=posting.journal_id,
@@ -150,7 +150,7 @@ def _note_reversal(
     news.line(
         "purchase reversed",
         purchase_id=str(purchase.id),
-        user=purchase.user_id,
+        user_id=purchase.user_id,
         cause=cause.value,
         cents=due.cents,
         wallet_tokens=parts.wallet_tokens,

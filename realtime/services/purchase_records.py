@@ -175,7 +175,7 @@ async def _note_failure(conn: Any, purchase: Purchase, news: News) -> None:
     news.line(
         "purchase failed",
         purchase_id=str(purchase.id),
-        user=purchase.user_id,
+        user_id=purchase.user_id,
         amount_cents=purchase.amount_cents,
         failure=purchase.failure,
         decline_code=purchase.decline_code,

@@ -76,6 +76,6 @@ class Wallets:
             raise errors.Unavailable(f"the grant was not posted: {posting.outcome}")
         _, wallet = posting.legs
         account = pushes.account_after(wallet)
-        news.line("tokens granted", user=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
+        news.line("tokens granted", user_id=user_id, tokens=tokens, by=admin.user_id, journal_id=posting.journal_id)
         news.push(pushes.wallet_changed(user_id, account, delta=tokens, reason="grant"))
         return account
