@@ -271,6 +271,7 @@ class Bus:
         self._newest: dict[bytes, int] = {}
         # health
         self._trouble = "it was not reached yet"
+        self._refusal = ""
         self._heard_at = 0.0
         self._gap_wanted = False
         self._gap_running = False
@@ -416,7 +417,6 @@ class Bus:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  (spreads the load)
                 pause_s = min(pause_s * 2, BACKOFF_S[1])
                 continue
-            pause_s = BACKOFF_S[0]
             link.on_replies = self._on_published
             self._drop_old()
             self._publisher = link
@@ -426,7 +426,7 @@ class Bus:
             self._flush()
             await link.lost
             self._publisher = None
-            self._trouble = "the connection was lost"
+            self._trouble = f"it refused a publication: {self._refusal}" if self._refusal else "the connection was lost"
             self._commands_done = self._commands_sent
             self._tell_acknowledged()
             again = [queued for batch, _ in self._in_flight for queued in batch]
@@ -435,6 +435,11 @@ class Bus:
             self._waiting[:0] = again
             self._waiting_bytes += sum(len(queued.payload) for queued in again)
             self._make_room()
+            if self._refusal:
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  (as above)
+                pause_s = min(pause_s * 2, BACKOFF_S[1])
+            else:
+                pause_s = BACKOFF_S[0]
 
     @staticmethod
     async def _script_on(link: Link) -> bytes:
@@ -461,7 +466,9 @@ class Bus:
     def _on_published(self, replies: list[Any]) -> None:
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                log.error("Redis refused a publication", answer=str(reply))
+                if str(reply) != self._refusal:  # said once, however often it is tried again
+                    log.error("Redis refused a publication", answer=str(reply))
+                self._refusal = str(reply)
                 if self._publisher is not None:
                     self._publisher.abort()  # what is in flight is sent again, in order, once the script is there again
                 return
@@ -471,6 +478,7 @@ class Bus:
                 continue
             self._in_flight.popleft()
             self._commands_done += 1
+            self._refusal = ""
             if self._awaited:
                 self._tell_acknowledged()
             self._in_flight_bytes -= sum(len(queued.payload) for queued in batch)

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import redis.asyncio
 import socketio
+import structlog
 
 from realtime.fanout import FanoutServer, bus
 from tests.fanout.conftest import Raw, Running, ServeFanout, Socket, soon
 from tests.fanout.redis_cable import Cable, RealRedis
+from tests.servers import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -370,3 +372,27 @@ async def test_acknowledgements_rooms_and_ends_cross_processes(node: Nodes, raw:
     assert await next_event(tab) == ["m"]
     await one.sio.disconnect(sid)
     assert await tab.hear_other_than_ping() == "41"
+
+
+async def test_a_redis_that_refuses_publications_is_said_once_and_tried_until_it_takes_them(
+    node: Nodes, raw: Raw, real_redis: RealRedis
+) -> None:
+    async with redis.asyncio.from_url(real_redis.url) as operator:
+        allow = ("ACL", "SETUSER", "fanout", "on", ">pass", "~*", "&*", "+@all")
+        await operator.execute_command(*allow, "-publish", "-evalsha")
+        with structlog.testing.capture_logs() as lines:
+            one = await node(f"unix://fanout:pass@{real_redis.path}")
+            other = await node(real_redis.url)
+            tab = await other.tab(raw, "room")
+            await one.sio.emit("in the end", room="room")
+
+            async def refused_often() -> bool:
+                statistics = await operator.info("commandstats")
+                return bool(statistics.get("cmdstat_publish", {}).get("rejected_calls", 0) > 3)
+
+            await eventually(refused_often)
+            said = [line for line in lines if line["event"] == "Redis refused a publication"]
+            assert len(said) == 1, said
+            assert "NOPERM" in said[0]["answer"]
+            await operator.execute_command(*allow)
+            assert await next_event(tab) == ["in the end"]
