@@ -12,17 +12,22 @@ import itertools
 import logging
 import logging.handlers
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import asyncpg
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from redis.exceptions import RedisError
 
+from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.tracing import add_trace_ids
 
 FILE_BYTES = 20 * 1024 * 1024
 FILES_KEPT = 10
+FRAMES_SHOWN = 8
+"""Of each error in a chain, the innermost."""
 
 
 def _file_of(directory: Path, name: str) -> Path:
@@ -78,6 +83,27 @@ def _without_rows(_logger: Any, _method: str, event: Any) -> Any:
     return event
 
 
+def _expected_in_one_line(_logger: Any, _method: str, event: Any) -> Any:
+    """A library's warning that a server is away, which says all there is to know in the error's own words."""
+    error = event.get("exc_info")
+    error = error[1] if isinstance(error, tuple) else error
+    if event.get("level") == "warning" and isinstance(error, (*UNREACHABLE, RedisError)):
+        del event["exc_info"]
+        event["error"] = repr(error)
+    return event
+
+
+def _short_traceback(_logger: Any, _method: str, event: Any) -> Any:
+    """The innermost frames as Python prints them, without the values of variables: those hold tokens and cookies."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()
+    error = error[1] if isinstance(error, tuple) else error
+    if isinstance(error, BaseException):
+        event["exception"] = "".join(traceback.format_exception(error, limit=-FRAMES_SHOWN))
+    return event
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     """Not the traceback the HTTP library writes for each request of a stranger's that is no HTTP."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
@@ -101,6 +127,7 @@ def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | 
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_rows,
+        _expected_in_one_line,
         structlog.processors.StackInfoRenderer(),
     ]
     structlog.configure(
@@ -112,20 +139,14 @@ def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | 
 
     def formatter(renderer: Any, *before: Any) -> logging.Formatter:
         return structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, renderer],
         )
 
-    # Tracebacks without the values of variables: those hold tokens, cookies and what people have said.
-    tracebacks = structlog.processors.ExceptionRenderer(
-        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    )
-    as_json = formatter(structlog.processors.JSONRenderer(), tracebacks)
+    as_json = formatter(structlog.processors.JSONRenderer(), _short_traceback)
     console = logging.StreamHandler(sys.stderr)
-    pretty = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    console.setFormatter(as_json if log_format == "json" else formatter(pretty))
+    pretty = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    console.setFormatter(as_json if log_format == "json" else formatter(pretty, _short_traceback))
     handlers: list[logging.Handler] = [console]
     if log_dir:
         path = Path(log_dir)
