@@ -9,6 +9,7 @@ import pytest
 
 from realtime.config import load
 from tests.contract.test_settings import CONTRACT
+from tests.servers import ROOT
 
 DEFAULTS: dict[str, Any] = {
     "host": "127.0.0.1", "port": 8080, "workers": 1, "meter_in_web": True, "database_url": None, "redis_url": None,
@@ -46,3 +47,10 @@ def test_upstashs_rest_url_and_token_are_the_equivalent_redis_url_and_a_redis_ur
     assert load().redis_url == "rediss://default:AX%2Fto%2Bken%3D@eu1-calm-fox-1.upstash.io:6379"
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:6379/2")
     assert load().redis_url == "redis://127.0.0.1:6379/2"
+
+
+def test_the_procfile_migrates_then_serves_and_meters() -> None:
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    assert lines == {
+        "release": "python -m ledger migrate up", "web": "python -m realtime", "worker": "python -m realtime worker",
+    }  # fmt: skip

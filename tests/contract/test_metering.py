@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from realtime.adapters.agora_tokens import describe
 from tests.contract.service import Browser, Pair, Pairs, Serve, Service, sql, told_of, verified
 from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID, Opens, Tab, eventually
 
@@ -286,3 +287,18 @@ async def test_a_call_ended_by_http_is_metered_no_longer(service: Service, pair:
     await eventually(lambda: len(two.caller.told("balance:update")) >= before + 2)
     await two.caller.ask("call:end", {"callId": other_id})
     assert len(await keys_of(service, call_id)) == call["periodsBilled"]
+
+
+async def test_the_version_of_the_tokens_and_the_platforms_share_are_by_the_settings(
+    serve: Serve, pair: Pairs, browser: Browser
+) -> None:
+    with serve(AGORA_TOKEN_VERSION="006", PLATFORM_FEE_PERCENT=35) as service:
+        two = await pair(service)
+        accepted = await two.talk()
+        token = describe(accepted["agora"]["token"])
+        assert (token.version, token.app_id) == ("006", AGORA_APP_ID)
+        paid_and_grace = at(accepted["call"]["paidThrough"]) + timedelta(seconds=10)
+        assert all(abs(until - paid_and_grace.timestamp()) <= 1 for until in token.privileges.values())
+        assert token.privileges
+        earned = await browser.get(service, "/api/v1/earnings", user=two.callee.user)
+        assert earned.json["balance"] == 7, "35 percent of 10 are 3 whole tokens"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -102,7 +104,12 @@ async def test_a_confirmation_that_hangs_is_processing_when_the_request_has_wait
 ) -> None:
     buyer = launch_paying(module="tests.payments.hasty", STRIPE_API_BASE=network.url, ATTEMPT_S=2)
     network.hang = lambda _, path: path.endswith("/confirm")
-    answer = await buyer.buy(await stripe.card(), key="k")
+    card = await stripe.card()
+    asking = asyncio.create_task(buyer.buy(card, key="k"))
+    await eventually(lambda: network.count("/confirm"))
+    meanwhile = await buyer.buy(card, key="k")
+    assert (meanwhile.status, meanwhile.body["code"]) == (409, "idempotency_in_progress")
+    answer = await asking
     assert (answer.status, answer.body["status"]) == (202, "processing")
     assert (await buyer.purchase(answer.body["purchaseId"]))["status"] == "processing"
     network.recover()
