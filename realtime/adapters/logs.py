@@ -89,7 +89,7 @@ def _expected_in_one_line(_logger: Any, _method: str, event: Any) -> Any:
     error = error[1] if isinstance(error, tuple) else error
     if event.get("level") == "warning" and isinstance(error, (*UNREACHABLE, RedisError)):
         del event["exc_info"]
-        event["error"] = repr(error)
+        event["error"] = f"{type(error).__name__}: {error}"
     return event
 
 

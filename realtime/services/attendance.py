@@ -71,7 +71,7 @@ class Attendance:
                 away = False
             except (*UNREACHABLE, RedisError) as error:
                 if not away:
-                    log.warning(f"{what} waits for its server", error=repr(error))
+                    log.warning(f"{what} waits for its server", error=f"{type(error).__name__}: {error}")
                 away = True
             except Exception:
                 log.exception(f"{what} failed")

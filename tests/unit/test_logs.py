@@ -45,7 +45,7 @@ def test_a_librarys_warning_that_a_server_is_away_has_no_traceback(capsys: pytes
     except OSError:
         logging.getLogger("asyncpg.pool").warning("Failed to restore the pool connection floor", exc_info=True)
     [line] = said(capsys)
-    assert line["error"] == "ConnectionRefusedError('nobody listens')"
+    assert line["error"] == "ConnectionRefusedError: nobody listens"
     assert line["logger"] == "asyncpg.pool"
     assert "exception" not in line
 
