@@ -183,14 +183,13 @@ def build_core(
     if agora is not None:
         agora = Traced("agora", agora, tracing, metrics)
     kicks = Kicks(agora)
-    put_out = kicks.put_out
     calls = Calls(
         db=db,
         presence=presence,
         limiter=limiter,
         issuer=issuer,
         out=out,
-        put_out=put_out,
+        put_out=kicks.job,
         settings=settings,
         observer=metrics,
     )
@@ -207,7 +206,7 @@ def build_core(
         limiter=limiter,
         out=out,
         calls=calls,
-        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=put_out, observer=metrics),
+        meter=Meter(db=db, calls=calls, issuer=issuer, out=out, put_out=kicks.job, observer=metrics),
         attendance=Attendance(
             db=db, presence=presence, calls=calls, reconnect_grace_s=settings.reconnect_grace_seconds
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,6 @@ from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.identifiers import new_id
 from realtime.adapters.postgres import open_pool
 from realtime.adapters.transactions import Database
-from realtime.domain.call import Call
 from realtime.services.calls import Calls
 from realtime.services.metering import Meter
 from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID
@@ -39,12 +38,8 @@ class Heard:
         return [data for where, name, data in self.pushes if (where, name) == (room, event)]
 
 
-async def not_put_out(_conn: Any, _calls: Sequence[Call]) -> None:
-    """Nobody is in a channel here."""
-
-
 def a_meter(db: Database, out: Any, calls: Any = None) -> Meter:
-    return Meter(db=db, calls=calls, issuer=ISSUER, out=out, put_out=not_put_out)
+    return Meter(db=db, calls=calls, issuer=ISSUER, out=out, put_out=None)
 
 
 async def set_clock(conn: Any, at: datetime) -> None:

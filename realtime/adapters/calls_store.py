@@ -1,4 +1,4 @@
-"""Calls in PostgreSQL: rows in, values out. Every function runs on the caller's connection and transaction."""
+"""Calls in PostgreSQL: rows in, values out. Every function is one statement on the caller's connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ledger.sql import load
 from realtime.domain.call import Account, Call, Terms
+from realtime.domain.pricing import Unused
 from realtime.domain.transitions import EndReason, Status
 
 _SQL = load("realtime.sql", "calls.sql")
@@ -28,6 +29,25 @@ class Billed:
     @property
     def debited(self) -> bool:
         return self.outcome == "posted"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One call that an event has just ended, and what came of giving back the rest of its last period."""
+
+    call: Call
+    settlement: str | None
+    """`posted`, or a refusal of the ledger's by its name; None if nothing was to come back."""
+    wallet: Account | None
+    earnings: Account | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutOutJob:
+    """What is queued for each side of a call that ends unpaid, in the statement that ends it."""
+
+    queue: str
+    task: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +85,17 @@ def _call(row: Any) -> Call:
     )
 
 
-def _billed(row: Any) -> Billed:
-    def account(name: str) -> Account | None:
-        balance = row[f"{name}_balance"]
-        return None if balance is None else Account(balance_tokens=balance, version=row[f"{name}_version"])
+def _account(row: Any, name: str) -> Account | None:
+    balance = row[f"{name}_balance"]
+    return None if balance is None else Account(balance_tokens=balance, version=row[f"{name}_version"])
 
-    return Billed(call=_call(row), outcome=row["outcome"], wallet=account("wallet"), earnings=account("earnings"))
+
+def _billed(row: Any) -> Billed:
+    return Billed(_call(row), row["outcome"], wallet=_account(row, "wallet"), earnings=_account(row, "earnings"))
+
+
+def _queued(job: PutOutJob | None) -> tuple[str | None, str | None]:
+    return (job.queue, job.task) if job is not None else (None, None)
 
 
 async def of_request(conn: Any, caller_id: str, request_id: str) -> Call | None:
@@ -124,9 +149,9 @@ async def take_parties(conn: Any, call: Call) -> bool:
     return len(taken) == 2
 
 
-async def lock(conn: Any, call_id: UUID) -> tuple[Call, datetime] | None:
-    """The call, held until the transaction ends, and the database's time once it is held."""
-    row = await conn.fetchrow(_SQL["lock_call"], call_id)
+async def get_at(conn: Any, call_id: UUID) -> tuple[Call, datetime] | None:
+    """The call as it is, and the database's time."""
+    row = await conn.fetchrow(_SQL["call_and_now"], call_id)
     return (_call(row), row["now"]) if row else None
 
 
@@ -139,27 +164,42 @@ async def live_of(conn: Any, user_ids: Sequence[str]) -> dict[str, Call]:
     return {row["user_id"]: _call(row) for row in await conn.fetch(_SQL["live_calls_of"], user_ids)}
 
 
-async def save(conn: Any, call: Call) -> None:
-    await conn.execute(
-        _SQL["save_call"],
-        call.id,
-        call.status,
-        call.answered_by,
-        call.started_at,
-        call.paid_through,
-        call.ended_at,
-        call.end_reason,
-        call.tokens_spent,
+async def answer(
+    conn: Any, call: Call, answered_by: str | None, decided_at: datetime, put_out: PutOutJob | None
+) -> Billed | None:
+    """Make the ringing call active and bill its first period; None if it is no longer as it was decided on."""
+    row = await conn.fetchrow(_SQL["answer_call"], call.id, answered_by, decided_at, *_queued(put_out))
+    return _billed(row) if row else None
+
+
+async def end(
+    conn: Any, before: Call, after: Call, decided_at: datetime, back: Unused, put_out: PutOutJob | None
+) -> Ended | None:
+    """End the call as `after` says and give `back`; None if it is no longer as `before`, which that was decided on."""
+    row = await conn.fetchrow(
+        _SQL["end_call"],
+        before.id,
+        before.status,
+        before.periods_billed,
+        decided_at,
+        after.ended_at,
+        after.end_reason,
+        back.tokens,
+        back.from_earnings_tokens,
+        *_queued(put_out),
     )
+    if row is None:
+        return None
+    return Ended(_call(row), row["outcome"], wallet=_account(row, "wallet"), earnings=_account(row, "earnings"))
 
 
-async def bill_due(conn: Any, limit: int) -> list[Billed]:
-    return [_billed(row) for row in await conn.fetch(_SQL["bill_due"], limit)]
+async def bill_due(conn: Any, limit: int, put_out: PutOutJob | None) -> list[Billed]:
+    return [_billed(row) for row in await conn.fetch(_SQL["bill_due"], limit, *_queued(put_out))]
 
 
-async def bill(conn: Any, call_id: UUID) -> Billed | None:
+async def bill(conn: Any, call_id: UUID, put_out: PutOutJob | None) -> Billed | None:
     """Bill the call's next period if it is due; None if it is not."""
-    row = await conn.fetchrow(_SQL["bill_call"], call_id)
+    row = await conn.fetchrow(_SQL["bill_call"], call_id, *_queued(put_out))
     return _billed(row) if row else None
 
 

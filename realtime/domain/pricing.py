@@ -39,6 +39,9 @@ class Unused:
     from_fee_tokens: int
 
 
+NOTHING_UNUSED = Unused(0, 0, 0)
+
+
 def unused(rate_tokens_per_period: int, fee_percent: int, period_s: int, used_s: float) -> Unused:
     """Price the last period by the second.
 

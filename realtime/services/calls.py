@@ -1,15 +1,16 @@
 """Calls: load, decide, save, tell.
 
-Every event takes the call's row, brings its billing and deadlines up to the database's time, applies the event, and
-commits; only then is anybody told. A refusal that comes after something was brought up to date is raised after the
-commit, so that what was due stays done.
+Every event reads the call, brings its billing and deadlines up to the database's time, and is decided on what was read.
+Each step is carried out by one statement, which does nothing if the call has moved on meanwhile: then the event is
+decided anew. No lock outlives a statement, so nobody who pays waits for another's network. Whatever a step has done
+is told, also if a later one is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,13 +18,13 @@ from uuid import UUID
 import structlog
 
 from ledger import store
-from ledger.journals import Journal, Outcome, TransactionType, credit, debit
 from realtime.adapters import calls_store
+from realtime.adapters.calls_store import Billed, Ended, PutOutJob
 from realtime.adapters.identifiers import new_id
 from realtime.adapters.limiter import Limiter
 from realtime.adapters.presence import Presence
 from realtime.config import BillingRounding, Settings
-from realtime.domain import errors
+from realtime.domain import errors, pricing
 from realtime.domain.call import Call, Decision, Effect, Role, Terms, decide, end_event_for, settlement
 from realtime.domain.transitions import Event, Status
 from realtime.domain.trust import Identity
@@ -39,11 +40,6 @@ class Transactions(Protocol):
 
     def connection(self) -> AbstractAsyncContextManager[Any]:
         """A connection for single statements."""
-
-
-class PutOut(Protocol):
-    async def __call__(self, conn: Any, calls: Sequence[Call]) -> None:
-        """Have both sides put out of the calls' channels once the transaction on `conn` has committed. Best effort."""
 
 
 class BillingObserver(Protocol):
@@ -75,13 +71,8 @@ class Answered:
     agora: dict[str, Any]
 
 
-@dataclass(slots=True)
-class _Course:
-    """A call on its way through one transaction, and what is to be told once it has committed."""
-
-    call: Call
-    news: list[Push]
-    refusal: errors.Refused | None = None
+DECISIONS = 20
+"""How often an event is decided anew because the call had moved on, before it is given up."""
 
 
 class Calls:
@@ -93,7 +84,7 @@ class Calls:
         limiter: Limiter,
         issuer: TokenIssuer,
         out: Pushes,
-        put_out: PutOut,
+        put_out: PutOutJob | None,
         settings: Settings,
         observer: BillingObserver | None = None,
     ) -> None:
@@ -233,115 +224,122 @@ class Calls:
         self, call_id: UUID, choose: Callable[[Call], Event | None], *, answered_by: str | None = None
     ) -> tuple[Call, datetime]:
         """Apply the event `choose` picks for the call as it is now; None only brings the call up to date."""
-        async with self._db.begin() as conn:
-            locked = await calls_store.lock(conn, call_id)
-            if locked is None:
+        news: list[Push] = []
+        try:
+            async with self._db.connection() as conn:
+                return await self._decide_and_carry_out(conn, call_id, choose, answered_by, news)
+        finally:
+            if news:
+                await self._out.emit_many(news)
+
+    async def _decide_and_carry_out(
+        self,
+        conn: Any,
+        call_id: UUID,
+        choose: Callable[[Call], Event | None],
+        answered_by: str | None,
+        news: list[Push],
+    ) -> tuple[Call, datetime]:
+        for _ in range(DECISIONS):
+            read = await calls_store.get_at(conn, call_id)
+            if read is None:
                 raise errors.NotFound("there is no such call")
-            call, now = locked
+            call, now = read
             choose(call)  # a stranger changes nothing, not even what is due
-            course = await self._bring_up_to_date(conn, call, now)
-            try:
-                event = choose(course.call)
-                if event is not None:
-                    decision = decide(course.call, event, now)
-                    await self._carry_out(conn, course, decision, answered_by)
-            except errors.Refused as refusal:
-                course.refusal = refusal
-        await self._out.emit_many(course.news)
-        if course.refusal is not None:
-            raise course.refusal
-        return course.call, now
+            up_to_date = await self._bring_up_to_date(conn, call, now, news)
+            if up_to_date is None:
+                continue
+            event = choose(up_to_date)
+            if event is None:
+                return up_to_date, now
+            after = await self._carry_out(conn, up_to_date, decide(up_to_date, event, now), now, news, answered_by)
+            if after is not None:
+                return after, now
+        raise errors.Unavailable("the call changes faster than it can be answered")
 
-    async def _bring_up_to_date(self, conn: Any, call: Call, now: datetime) -> _Course:
-        """Do what was due before this event: the periods the meter has not reached yet, a ring that is over."""
-        course = _Course(call=call, news=[])
+    async def _bring_up_to_date(self, conn: Any, call: Call, now: datetime, news: list[Push]) -> Call | None:
+        """Do what was due before this event: the periods the meter has not reached yet, a ring that is over.
+
+        None if somebody else did it first.
+        """
         if call.status is Status.RINGING and now >= call.ring_expires_at:
-            await self._carry_out(conn, course, decide(call, Event.RANG_OUT, now))
-        while course.call.status is Status.ACTIVE and _is_due(course.call, now):
-            billed = await calls_store.bill(conn, call.id)
+            return await self._carry_out(conn, call, decide(call, Event.RANG_OUT, now), now, news)
+        while call.status is Status.ACTIVE and _is_due(call, now):
+            billed = await calls_store.bill(conn, call.id, self._put_out)
             if billed is None:
-                break
-            await self._note_billed(conn, course, billed, now)
-        return course
+                return None
+            self._note_billed(billed, now, news)
+            call = billed.call
+        return call
 
-    async def _carry_out(self, conn: Any, course: _Course, decision: Decision, answered_by: str | None = None) -> None:
-        if decision.call == course.call:
-            return
-        call, effects = decision.call, decision.effects
-        if Effect.SETTLE in effects:
-            call = await self._settle(conn, course, call)
-        if Effect.BILL_FIRST_PERIOD in effects:
-            call = replace(call, answered_by=answered_by)
-        await calls_store.save(conn, call)
-        course.call = call
-        if Effect.BILL_FIRST_PERIOD in effects:
-            assert call.started_at is not None
-            billed = await calls_store.bill(conn, call.id)
-            assert billed is not None, "a call that has just become active is due"
-            await self._note_billed(conn, course, billed, call.started_at)
-            if not billed.debited:
-                course.refusal = errors.InsufficientFunds("the caller cannot pay the first period")
-                return
-        if Effect.ANNOUNCE_ACCEPTED in effects:
-            terms = call.terms
-            log.info("call accepted", call_id=str(call.id), rate_tokens_per_period=terms.rate_tokens_per_period)
-            course.news += pushes.accepted(course.call)
-        if Effect.ANNOUNCE_ENDED in effects:
-            log.info(
-                "call ended",
-                call_id=str(call.id),
-                reason=call.end_reason,
-                periods_billed=call.periods_billed,
-                tokens_spent=call.tokens_spent,
-            )
-            course.news += pushes.ended(course.call)
-        if Effect.PUT_OUT in effects:
-            await self._put_out(conn, [course.call])
+    async def _carry_out(
+        self,
+        conn: Any,
+        call: Call,
+        decision: Decision,
+        now: datetime,
+        news: list[Push],
+        answered_by: str | None = None,
+    ) -> Call | None:
+        """The call after the decision; None if it had moved on from what was decided on, and nothing was done."""
+        if decision.call == call:
+            return call
+        if Effect.BILL_FIRST_PERIOD in decision.effects:
+            return await self._answered(conn, call, now, news, answered_by)
+        return await self._ended(conn, call, decision, now, news)
 
-    async def _note_billed(self, conn: Any, course: _Course, billed: calls_store.Billed, now: datetime) -> None:
-        course.call = billed.call
+    async def _answered(
+        self, conn: Any, call: Call, now: datetime, news: list[Push], answered_by: str | None
+    ) -> Call | None:
+        billed = await calls_store.answer(conn, call, answered_by, now, self._put_out)
+        if billed is None:
+            return None
+        self._note_billed(billed, now, news)
+        if not billed.debited:
+            raise errors.InsufficientFunds("the caller cannot pay the first period")
+        rate = call.terms.rate_tokens_per_period
+        log.info("call accepted", call_id=str(call.id), rate_tokens_per_period=rate)
+        news += pushes.accepted(billed.call)
+        return billed.call
+
+    async def _ended(self, conn: Any, call: Call, decision: Decision, now: datetime, news: list[Push]) -> Call | None:
+        back = settlement(decision.call) if Effect.SETTLE in decision.effects else pricing.NOTHING_UNUSED
+        put_out = self._put_out if Effect.PUT_OUT in decision.effects else None
+        done = await calls_store.end(conn, call, decision.call, now, back, put_out)
+        if done is None:
+            return None
+        ended = done.call
+        if done.settlement is not None:
+            news += self._news_of_settled(done, back)
+        log.info(
+            "call ended",
+            call_id=str(ended.id),
+            reason=ended.end_reason,
+            periods_billed=ended.periods_billed,
+            tokens_spent=ended.tokens_spent,
+        )
+        news += pushes.ended(ended)
+        return ended
+
+    def _note_billed(self, billed: Billed, now: datetime, news: list[Push]) -> None:
         self._observer.billed(billed.outcome)
-        course.news += news_of_billed(billed, self._issuer, now)
-        if billed.call.status is Status.ENDED:
-            await self._put_out(conn, [billed.call])
+        news += news_of_billed(billed, self._issuer, now)
 
-    async def _settle(self, conn: Any, course: _Course, call: Call) -> Call:
-        """Give the unused seconds of the last period back: earnings and the platform's fee → wallet."""
-        back = settlement(call)
-        if back.tokens == 0:
-            return call
-        wallet_id, earnings_id = await store.ensure_accounts(
-            conn, [(call.caller_id, "wallet"), (call.callee_id, "earnings")]
+    def _news_of_settled(self, done: Ended, back: pricing.Unused) -> list[Push]:
+        """What came back of the last period: earnings and the platform's fee → wallet."""
+        call, call_id = done.call, str(done.call.id)
+        if done.wallet is None:
+            log.error("call not settled", call_id=call_id, outcome=done.settlement)
+            return []
+        news = pushes.wallet_changed(
+            call.caller_id, done.wallet, delta=back.tokens, reason="call_refund", callId=call_id
         )
-        legs = [
-            credit(wallet_id, back.tokens),
-            debit(earnings_id, back.from_earnings_tokens),
-            debit(await store.platform_account(conn, "platform_revenue"), back.from_fee_tokens),
-        ]
-        call_id = str(call.id)
-        journal = Journal(
-            key=f"call:{call_id}:settle",
-            type=TransactionType.CALL_REFUND,
-            legs=tuple(leg for leg in legs if leg.amount),
-            details={"callId": call_id},
-        )
-        [posting] = await store.post(conn, [journal], actor="meter")
-        if posting.outcome is not Outcome.POSTED:
-            log.error("call not settled", call_id=call_id, outcome=posting.outcome)
-            return call
-        after = {leg.account_id: pushes.account_after(leg) for leg in posting.legs}
-        course.news += pushes.wallet_changed(
-            call.caller_id, after[wallet_id], delta=back.tokens, reason="call_refund", callId=call_id
-        )
-        if back.from_earnings_tokens:
-            course.news += pushes.earnings_changed(
-                call.callee_id,
-                after[earnings_id],
-                delta=-back.from_earnings_tokens,
-                reason="call_refund",
-                callId=call_id,
+        if done.earnings is not None:
+            delta = -back.from_earnings_tokens
+            news += pushes.earnings_changed(
+                call.callee_id, done.earnings, delta=delta, reason="call_refund", callId=call_id
             )
-        return replace(call, tokens_spent=call.tokens_spent - back.tokens)
+        return news
 
     # -- small rules ---------------------------------------------------------------------------------------------
 
@@ -374,7 +372,7 @@ def _is_due(call: Call, now: datetime) -> bool:
     return call.paid_through <= now
 
 
-def news_of_billed(billed: calls_store.Billed, issuer: TokenIssuer, now: datetime) -> list[Push]:
+def news_of_billed(billed: Billed, issuer: TokenIssuer, now: datetime) -> list[Push]:
     """What a billed period tells: balances, fresh tokens from the second period on, or the end of the call."""
     call = billed.call
     news: list[Push] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -43,11 +43,6 @@ Handler = Callable[..., Awaitable[None]]
 async def defer(conn: Any, task: str, /, *, in_s: float = 0, **args: Any) -> None:
     """Queue `task` in the transaction on `conn`, to start in `in_s` seconds."""
     await conn.execute(_SQL["defer"], QUEUE, task, [json.dumps(args)], float(in_s))
-
-
-async def defer_many(conn: Any, task: str, jobs: Iterable[Mapping[str, Any]]) -> None:
-    """Queue one `task` for each of these arguments, in one statement of the transaction on `conn`."""
-    await conn.execute(_SQL["defer"], QUEUE, task, [json.dumps(args) for args in jobs], 0.0)
 
 
 class _Pool(psycopg_pool.AsyncConnectionPool):

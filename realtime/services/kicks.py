@@ -6,13 +6,10 @@ is met by the job's pauses between tries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import structlog
 
 from realtime.adapters.agora_rest import AgoraRest
-from realtime.domain.call import AGORA_UID, Call
+from realtime.adapters.calls_store import PutOutJob
 from realtime.services import jobs
 
 log = structlog.get_logger()
@@ -30,11 +27,10 @@ class Kicks:
     def __init__(self, agora: AgoraRest | None) -> None:
         self._agora = agora
 
-    async def put_out(self, conn: Any, calls: Sequence[Call]) -> None:
-        """Have both sides put out of the calls' channels once the transaction on `conn` has committed."""
-        if self._agora is not None and calls:
-            sides = [{"channel": call.channel, "uid": uid} for call in calls for uid in AGORA_UID.values()]
-            await jobs.defer_many(conn, TASK, sides)
+    @property
+    def job(self) -> PutOutJob | None:
+        """What the statement that ends a call unpaid queues for each side; None where Agora cannot be asked."""
+        return PutOutJob(jobs.QUEUE, TASK) if self._agora is not None else None
 
     async def kick(self, channel: str, uid: int) -> None:
         """Put one side out. Raises NotPutOut if trying again can help."""

@@ -1,9 +1,10 @@
 """The meter: bills every call whose next period has started, on any instance, without a leader.
 
 Each round asks PostgreSQL for one batch of due calls nobody else holds (`FOR UPDATE SKIP LOCKED`); the same statement
-debits them, advances their clocks and answers what there is to tell. Rounds follow at once while batches come back
-full or a call is several periods behind; then the meter sleeps until the next period starts, at most `IDLE_S`, so that
-a call somebody else's meter was killed over is picked up long before its token runs out.
+debits them, advances their clocks, queues the kicks of those that cannot pay, commits, and answers what there is to
+tell. Rounds follow at once while batches come back full or a call is several periods behind; then the meter sleeps
+until the next period starts, at most `IDLE_S`, so that a call somebody else's meter was killed over is picked up long
+before its token runs out.
 
 A batch the database refuses as a whole is billed call by call, so that one call nobody foresaw does not keep the others
 from being metered. It is reported and tried again until its grace is over, and ends then without being billed.
@@ -19,10 +20,11 @@ from datetime import UTC, datetime
 import structlog
 
 from realtime.adapters import calls_store
+from realtime.adapters.calls_store import PutOutJob
 from realtime.adapters.postgres import STATEMENT_REFUSED, UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
-from realtime.services.calls import BillingObserver, Calls, PutOut, Transactions, Unobserved, news_of_billed
+from realtime.services.calls import BillingObserver, Calls, Transactions, Unobserved, news_of_billed
 from realtime.services.pushes import Push, Pushes, TokenIssuer
 
 log = structlog.get_logger()
@@ -41,7 +43,7 @@ class Meter:
         calls: Calls,
         issuer: TokenIssuer,
         out: Pushes,
-        put_out: PutOut,
+        put_out: PutOutJob | None,
         observer: BillingObserver | None = None,
     ) -> None:
         self._observer = observer or Unobserved()
@@ -104,21 +106,16 @@ class Meter:
         return min(IDLE_S, max(0.0, next_due_in_s)) if next_due_in_s is not None else IDLE_S
 
     async def _bill_batch(self) -> list[calls_store.Billed]:
-        async with self._db.begin() as conn:
-            billed = await calls_store.bill_due(conn, BATCH)
-            await self._put_out(conn, [one.call for one in billed if one.call.status is Status.ENDED])
-        return billed
+        async with self._db.connection() as conn:
+            return await calls_store.bill_due(conn, BATCH, self._put_out)
 
     async def _bill_one_by_one(self) -> list[calls_store.Billed]:
-        """Those of one batch that the database does not refuse, each in its own transaction."""
+        """Those of one batch that the database does not refuse."""
         billed = []
         async with self._db.connection() as conn:
             for call_id in await calls_store.due(conn, BATCH):
                 try:
-                    async with conn.transaction():
-                        one = await calls_store.bill(conn, call_id)
-                        if one is not None and one.call.status is Status.ENDED:
-                            await self._put_out(conn, [one.call])
+                    one = await calls_store.bill(conn, call_id, self._put_out)
                 except UNREACHABLE:
                     raise
                 except STATEMENT_REFUSED:

@@ -34,10 +34,9 @@ SELECT u, $2 FROM unnest($1::text[]) AS u ORDER BY u
 ON CONFLICT (user_id) DO NOTHING
 RETURNING user_id;
 
--- name: lock_call
--- A call, held against the meter and every other event until the transaction ends, and the time once it is held.
-WITH held AS MATERIALIZED (SELECT * FROM calls WHERE id = $1 FOR UPDATE)
-SELECT held.*, meter_now() AS now FROM held;
+-- name: call_and_now
+-- A call as it is, and the time.
+SELECT c.*, meter_now() AS now FROM calls c WHERE c.id = $1;
 
 -- name: call
 -- A call as it is.
@@ -47,20 +46,28 @@ SELECT * FROM calls WHERE id = $1;
 -- The calls these users are in or are being rung for.
 SELECT p.user_id, c.* FROM live_parties p JOIN calls c ON c.id = p.call_id WHERE p.user_id = ANY ($1::text[]);
 
--- name: save_call
--- Write what an event changed.
-UPDATE calls SET
-    status = $2, answered_by = $3, started_at = $4, paid_through = $5, ended_at = $6, end_reason = $7, tokens_spent = $8
-WHERE id = $1;
+-- name: answer_call
+-- Make a ringing call active and bill its first period, if the call is still as it was decided on: see the function.
+SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
+    put_out_of_channel(b.call, $4, $5)
+FROM answer_call($1, $2, $3) b;
+
+-- name: end_call
+-- End a call and give back what is left over, if the call is still as it was decided on: see the function.
+SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
+    put_out_of_channel(b.call, $9, $10)
+FROM end_call($1, $2, $3, $4, $5, $6, $7, $8) b;
 
 -- name: bill_due
--- One batch of the meter: see the function for its rules.
-SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version
+-- One batch of the meter, with the jobs for those that ended unpaid: see the functions for their rules.
+SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
+    put_out_of_channel(b.call, $2, $3)
 FROM bill_calls($1) b;
 
 -- name: bill_call
--- Bring one call's billing up to now inside another event's transaction.
-SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version
+-- Bring one call's billing up to now.
+SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
+    put_out_of_channel(b.call, $2, $3)
 FROM bill_calls(1, ARRAY[$1::uuid]) b;
 
 -- name: due

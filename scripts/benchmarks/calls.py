@@ -1,6 +1,6 @@
 """Metering: how many due calls a second several meters bill, and so how many calls one database carries.
 
-Every call is active and due. Meters take batches of them, each one `bill_calls` in a transaction of its own (select
+Every call is active and due. Meters take batches of them, each one `bill_calls` in one statement (select
 what is due, debit, advance the call's clock, answer), as `realtime.services.metering` does, until nothing is due; then
 the meters' clock moves on by a period and all are due again. Nothing is pushed to anybody: this is the database's
 share, with the client's decoding of its answers. The meters of a cell share one Python process.
@@ -158,8 +158,7 @@ class Meters:
             billed = 0
             while time.perf_counter() < until:
                 started = time.perf_counter()
-                async with conn.transaction():
-                    calls = await calls_store.bill_due(conn, batch)
+                calls = await calls_store.bill_due(conn, batch, None)
                 if not calls:
                     break
                 durations.append(time.perf_counter() - started)

@@ -20,7 +20,7 @@ from realtime.domain import errors
 from realtime.domain.call import Call
 from realtime.domain.trust import Identity, Trust, UserRole
 from realtime.services.calls import Calls
-from tests.metering import ISSUER, Heard, grant, not_put_out, set_clock
+from tests.metering import ISSUER, Heard, grant, set_clock
 
 
 def identity(user: str, trust: Trust = Trust.VIP) -> Identity:
@@ -62,7 +62,7 @@ async def make_world(database_url: str, redis_url: str) -> AsyncIterator[Any]:
             limiter=Limiter(client),
             issuer=ISSUER,
             out=heard,
-            put_out=not_put_out,
+            put_out=None,
             settings=config.load(**settings),
         )
         return World(calls, heard, pool, presence)

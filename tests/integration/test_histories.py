@@ -31,7 +31,7 @@ from realtime.domain import errors
 from realtime.domain.call import Call
 from realtime.domain.trust import Identity, Trust, UserRole
 from realtime.services.calls import Calls
-from tests.metering import ISSUER, Heard, a_meter, grant, not_put_out, set_clock
+from tests.metering import ISSUER, Heard, a_meter, grant, set_clock
 from tests.servers import eventually
 from tests.trying import examples
 
@@ -115,7 +115,7 @@ class Histories(RuleBasedStateMachine):
             limiter=everybody,
             issuer=ISSUER,
             out=Heard(),
-            put_out=not_put_out,
+            put_out=None,
             settings=config.load(
                 billing_period_seconds=PERIOD_S, call_grace_seconds=GRACE_S, ring_timeout_seconds=RING_S,
                 billing_rounding=self.rounding,

@@ -6,23 +6,21 @@ import asyncio
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from realtime.adapters import calls_store
 from realtime.adapters.postgres import open_pool
 from realtime.adapters.transactions import Database
-from realtime.domain.call import Call
+from realtime.domain.call import AGORA_UID
+from realtime.services import jobs, kicks
+from realtime.services.kicks import Kicks
 from realtime.services.metering import Meter
 from tests.metering import ISSUER, Heard, a_meter, active_calls, grant, set_clock
 from tests.servers import ROOT, eventually
-
-
-class Killed(Exception):
-    """What a process that dies at this point does not get past."""
-
 
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -223,29 +221,29 @@ async def test_a_period_is_not_billed_a_moment_before_it_begins(pool: Any, conn:
 
 
 async def test_a_batch_and_its_kicks_are_committed_together_or_not_at_all(pool: Any, conn: Any) -> None:
-    [call_id] = await active_calls(conn, 1, started_at=START, tokens=10)
+    ids = await active_calls(conn, 2, started_at=START, tokens=10)
     await set_clock(conn, START)
     await meter_all(pool)
     await set_clock(conn, START + timedelta(seconds=61))
-    await conn.execute("CREATE TABLE kicks (call_id uuid)")
-    dies = True
-
-    async def put_out(kicking: Any, calls: Sequence[Call]) -> None:
-        await kicking.executemany("INSERT INTO kicks VALUES ($1)", [(call.id,) for call in calls])
-        if dies and calls:
-            raise Killed
-
+    await conn.execute(
+        """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no more jobs'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON procrastinate_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    )
     heard = Heard()
-    meter = Meter(db=Database(pool), calls=None, issuer=ISSUER, out=heard, put_out=put_out)  # type: ignore[arg-type]
-    with pytest.raises(Killed):
-        await meter.round()
-    assert (await call_row(conn, call_id))["status"] == "active"
-    assert await conn.fetchval("SELECT count(*) FROM kicks") == 0
-    assert not heard.pushes, "what is not committed is not told"
-    dies = False
+    job = Kicks(agora=cast(Any, object())).job
+    meter = Meter(db=Database(pool), calls=None, issuer=ISSUER, out=heard, put_out=job)  # type: ignore[arg-type]
     await meter.round()
-    assert (await call_row(conn, call_id))["end_reason"] == "insufficient_funds"
-    assert await conn.fetchval("SELECT array_agg(call_id) FROM kicks") == [call_id]
+    assert {(await call_row(conn, call_id))["status"] for call_id in ids} == {"active"}
+    assert not heard.pushes, "what is not committed is not told"
+    await conn.execute("DROP TRIGGER refuse ON procrastinate_jobs")
+    await meter.round()
+    assert {(await call_row(conn, call_id))["end_reason"] for call_id in ids} == {"insufficient_funds"}
+    calls = [found for call_id in ids if (found := await calls_store.get(conn, call_id)) is not None]
+    queued = await conn.fetch("SELECT queue_name, task_name, args FROM procrastinate_jobs ORDER BY id")
+    assert {(row["queue_name"], row["task_name"]) for row in queued} == {(jobs.QUEUE, kicks.TASK)}
+    sides = {(call.channel, uid) for call in calls for uid in AGORA_UID.values()}
+    assert {(row["args"]["channel"], row["args"]["uid"]) for row in queued} == sides
+    assert len(queued) == 4
     assert heard.told("user:caller-0", "call:ended")
 
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 from ledger import store
 from ledger.journals import Journal, Leg, TransactionType
 from realtime import config
+from realtime.adapters.calls_store import PutOutJob
 from realtime.adapters.postgres import UNREACHABLE
 from realtime.domain import call as call_domain
 from realtime.domain import errors, transitions
@@ -67,6 +68,7 @@ _SETTINGS = {
     for rounding in ("period", "second")
 }  # fmt: skip
 _QUERIES = queries.by_text()
+PUT_OUT = PutOutJob("jobs", "put_out")
 
 
 class Broken(AssertionError):
@@ -97,10 +99,10 @@ class Process:
         limiter: Any = vendors.Limiter(history, self)
         out, issuer, gateway = vendors.Out(history, self), vendors.Issuer(), vendors.Gateway(history, self)
         self.calls = Calls(
-            db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=_nobody_to_put_out,
+            db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=PUT_OUT,
             settings=history.settings,
         )  # fmt: skip
-        self.meter = Meter(db=db, calls=self.calls, issuer=issuer, out=out, put_out=_nobody_to_put_out,
+        self.meter = Meter(db=db, calls=self.calls, issuer=issuer, out=out, put_out=PUT_OUT,
                            observer=Unobserved())  # fmt: skip
         self.attendance = Attendance(db=db, presence=presence, calls=self.calls, reconnect_grace_s=AWAY_S)
         limits = MoneyLimits(limiter, per_minute=1000, daily_cents=DAILY_LIMIT_CENTS)
@@ -134,10 +136,6 @@ class Process:
         self.died.set_result(None)
 
 
-async def _nobody_to_put_out(_conn: Any, _calls: Any) -> None:
-    """No video here."""
-
-
 class History:
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -154,6 +152,7 @@ class History:
         self._tasks: list[asyncio.Task[Any]] = []
         self._stood: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         self._begun = dict.fromkeys(USERS, 0)
+        self.put_out: Counter[tuple[str, int]] = Counter()
         self.loop: asyncio.AbstractEventLoop
 
     # -- running -------------------------------------------------------------------------------------------------
@@ -422,6 +421,7 @@ class History:
         process = await self._some_process()
         handler = {
             "check_purchase": process.recovery.check, "cancel_payment": process.recovery.cancel_payment,
+            "put_out": self._put_out,
         }[job["task"]]  # fmt: skip
         try:
             answer = await self._try_job(process, handler(**job["args"]))
@@ -431,6 +431,9 @@ class History:
             self.db.table("jobs").pop(job["id"])
         else:
             job["due_at"] = self.db.clock() + timedelta(seconds=30.0 if answer == "lost" else 4.0)
+
+    async def _put_out(self, channel: str, uid: int) -> None:
+        self.put_out[channel, uid] += 1
 
     async def _try_job(self, process: Process, work: Awaitable[Any]) -> Any:
         from realtime.adapters.stripe_gateway import ProviderUnavailable
@@ -560,6 +563,9 @@ class History:
             _must(call["status"] == "ended", f"never ended: {call}")
             paid, shared = self._owed(call)
             _must(call["tokens_spent"] == paid, f"spent {call['tokens_spent']}, owed {paid}: {call}")
+            unpaid = call["end_reason"] in {"insufficient_funds", "failed"}
+            put_out = [self.put_out[f"call_{call['id'].hex}", uid] > 0 for uid in (1, 2)]
+            _must(put_out == [unpaid, unpaid], f"put out of the channel: {put_out}, {call}")
             wallet[call["caller_id"]] -= paid
             earned[call["callee_id"]] += shared
         charged_keys: set[tuple[str, str]] = set()

@@ -158,8 +158,8 @@ async def calls__take_parties(tx: Transaction, users: list[str], call_id: UUID) 
     return taken
 
 
-async def calls__lock_call(tx: Transaction, call_id: UUID) -> list[Row]:
-    row = await tx.hold("calls", call_id)
+async def calls__call_and_now(tx: Transaction, call_id: UUID) -> list[Row]:
+    row = tx.get("calls", call_id)
     return found(row and row | {"now": tx.db.clock()})
 
 
@@ -167,17 +167,60 @@ async def calls__call(tx: Transaction, call_id: UUID) -> list[Row]:
     return found(tx.get("calls", call_id))
 
 
-async def calls__save_call(
-    tx: Transaction, call_id: UUID, status: Any, answered_by: str | None, started_at: datetime | None,
-    paid_through: datetime | None, ended_at: datetime | None, end_reason: Any, tokens_spent: int,
+DECISION_HOLDS_S = 3.0
+NOT_MOVED = ("wallet_balance", "wallet_version", "earnings_balance", "earnings_version")
+
+
+def _holds(tx: Transaction, decided_at: datetime) -> bool:
+    return decided_at <= tx.db.clock() < decided_at + seconds(DECISION_HOLDS_S)
+
+
+async def calls__answer_call(
+    tx: Transaction, call_id: UUID, answered_by: str | None, decided_at: datetime, queue: str | None, task: str | None
+) -> list[Row]:
+    row = await tx.hold("calls", call_id)
+    if row is None or row["status"] != "ringing" or not _holds(tx, decided_at):
+        return []
+    change = {"status": "active", "answered_by": answered_by, "started_at": decided_at, "paid_through": decided_at}
+    return _put_out(tx, await _bill(tx, [await _save(tx, row, change)], tx.db.clock()), queue, task)
+
+
+async def calls__end_call(
+    tx: Transaction, call_id: UUID, status: Any, periods: int, decided_at: datetime, ended_at: datetime, reason: Any,
+    back: int, from_earnings: int, queue: str | None, task: str | None,
 ) -> list[Row]:  # fmt: skip
     row = await tx.hold("calls", call_id)
-    assert row is not None
-    await _save(tx, row, {
-        "status": str(status), "answered_by": answered_by, "started_at": started_at, "paid_through": paid_through,
-        "ended_at": ended_at, "end_reason": str(end_reason) if end_reason else None, "tokens_spent": tokens_spent,
-    })  # fmt: skip
-    return []
+    if row is None or (row["status"], row["periods_billed"]) != (str(status), periods) or not _holds(tx, decided_at):
+        return []
+    answer: Row = {"outcome": None} | dict.fromkeys(NOT_MOVED)
+    spent = row["tokens_spent"]
+    if back:
+        revenue = tx.get("account_ids", (None, "platform_revenue"))
+        assert revenue is not None
+        legs = [
+            (row["caller_wallet_id"], -back), (row["callee_earnings_id"], from_earnings),
+            (revenue["id"], back - from_earnings),
+        ]  # fmt: skip
+        journal = (f"call:{call_id}:settle", "call_refund", [leg for leg in legs if leg[1]])
+        [posting] = await post(tx, [journal])
+        answer["outcome"] = posting["outcome"]
+        if posting["outcome"] == "posted":
+            spent -= back
+            answer |= {"wallet_balance": posting["balances"][0], "wallet_version": posting["versions"][0]}
+            if from_earnings:
+                answer |= {"earnings_balance": posting["balances"][1], "earnings_version": posting["versions"][1]}
+    change = {"status": "ended", "ended_at": ended_at, "end_reason": str(reason), "tokens_spent": spent}
+    return _put_out(tx, [await _save(tx, row, change) | answer], queue, task)
+
+
+def _put_out(tx: Transaction, answers: list[Row], queue: str | None, task: str | None) -> list[Row]:
+    """Queue a job for each side of the calls that have ended."""
+    for call in answers if task is not None else []:
+        for uid in (1, 2) if call["status"] == "ended" else ():
+            number = tx.db.next_number()
+            arguments = {"channel": f"call_{call['id'].hex}", "uid": uid}
+            tx.put("jobs", number, {"id": number, "task": task, "args": arguments, "due_at": tx.db.clock()})
+    return answers
 
 
 async def _save(tx: Transaction, row: Row, change: Row) -> Row:
@@ -192,7 +235,7 @@ async def _save(tx: Transaction, row: Row, change: Row) -> Row:
     return after
 
 
-async def calls__bill_due(tx: Transaction, limit: int) -> list[Row]:
+async def calls__bill_due(tx: Transaction, limit: int, queue: str | None, task: str | None) -> list[Row]:
     now = tx.db.clock()
     due = sorted((row for row in tx.rows("calls") if _is_due(row, now)), key=lambda row: row["paid_through"])
     held = []
@@ -200,13 +243,13 @@ async def calls__bill_due(tx: Transaction, limit: int) -> list[Row]:
         current = await tx.hold("calls", row["id"], skip=True)
         if current is not None and _is_due(current, now):
             held.append(current)
-    return await _bill(tx, held, now)
+    return _put_out(tx, await _bill(tx, held, now), queue, task)
 
 
-async def calls__bill_call(tx: Transaction, call_id: UUID) -> list[Row]:
+async def calls__bill_call(tx: Transaction, call_id: UUID, queue: str | None, task: str | None) -> list[Row]:
     now = tx.db.clock()
     row = await tx.hold("calls", call_id)
-    return await _bill(tx, [row] if row is not None and _is_due(row, now) else [], now)
+    return _put_out(tx, await _bill(tx, [row] if row is not None and _is_due(row, now) else [], now), queue, task)
 
 
 def _is_due(row: Row, now: datetime) -> bool:

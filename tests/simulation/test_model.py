@@ -66,8 +66,8 @@ class Stage:
         limiter: Any = vendors.Limiter(scene, nobody)
         issuer, gateway = vendors.Issuer(), vendors.Gateway(scene, nobody)
         self.calls = Calls(db=db, presence=presence, limiter=limiter, issuer=issuer, out=self.heard,
-                           put_out=self._put_out, settings=_SETTINGS[rounding])  # fmt: skip
-        self.meter = Meter(db=db, calls=self.calls, issuer=issuer, out=self.heard, put_out=self._put_out)
+                           put_out=None, settings=_SETTINGS[rounding])  # fmt: skip
+        self.meter = Meter(db=db, calls=self.calls, issuer=issuer, out=self.heard, put_out=None)
         self.attendance = Attendance(db=db, presence=presence, calls=self.calls, reconnect_grace_s=AWAY_S)
         limits = MoneyLimits(limiter, per_minute=1000, daily_cents=5_000)
         self.records = PurchaseRecords(db=db, limits=limits, out=self.heard, observer=NoPurchaseNoise())
@@ -77,8 +77,6 @@ class Stage:
         self.recovery = PurchaseRecovery(db=db, gateway=gateway, charging=charging, records=self.records)  # type: ignore[arg-type]
 
     async def _at_once(self, *_: Any) -> None: ...
-
-    async def _put_out(self, *_: Any) -> None: ...
 
     async def _online(self, users: list[str]) -> set[str]:
         return self.online & set(users)

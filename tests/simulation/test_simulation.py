@@ -64,13 +64,16 @@ def test_a_seed_is_the_same_history_in_every_process() -> None:
 # Mistakes, each in the services themselves.
 
 
-async def _lock_no_call(conn: Any, call_id: Any) -> Any:
-    call = await calls_store.get(conn, call_id)
-    return call and (call, await conn.fetchval(calls_store._SQL["now"]))
+_end = calls_store.end
 
 
-async def _bill_nothing_before_an_event(self: Any, conn: Any, call: Any, now: Any) -> Any:
-    return calls._Course(call=call, news=[])
+async def _end_as_it_is_now(conn: Any, before: Any, after: Any, decided_at: Any, back: Any, put_out: Any) -> Any:
+    now = await calls_store.get(conn, before.id)
+    return await _end(conn, now or before, after, decided_at, back, put_out)
+
+
+async def _bill_nothing_before_an_event(self: Any, conn: Any, call: Any, now: Any, news: Any) -> Any:
+    return call
 
 
 async def _lock_no_purchase(conn: Any, purchase_id: Any) -> Any:
@@ -96,7 +99,7 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
     ),
     "an outcome recorded without holding its purchase": (purchase_records, "_locked", _lock_no_purchase),
     "a payment confirmed before its purchase names it": (charging.Charging, "prepare", _pay_anew),
-    "an event that does not hold its call": (calls_store, "lock", _lock_no_call),
+    "an event that ends its call though it has moved on": (calls_store, "end", _end_as_it_is_now),
     "an allowance that is never given back": (
         purchase_records.MoneyLimits, "release", staticmethod(lambda *_: _nothing()),
     ),
