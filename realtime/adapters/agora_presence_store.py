@@ -30,6 +30,11 @@ async def is_gone(conn: Any, channel: str, uid: int, since_client_seq: int) -> b
     return row is not None and not row["in_channel"] and row["client_seq"] == since_client_seq
 
 
+async def was_never_there(conn: Any, channel: str, uid: int) -> bool:
+    """Whether Agora has told nothing at all of this user of the channel."""
+    return await conn.fetchrow(_SQL["presence"], channel, uid) is None
+
+
 async def store(conn: Any, channel: str, uid: int, presence: Presence) -> None:
     await conn.execute(
         _SQL["store"], channel, uid, presence.client_seq, presence.in_channel, presence.left_at, presence.reason

@@ -1,7 +1,9 @@
-"""Agora's notifications: a side that left its channel for good, and does not come back within the grace, ends the call.
+"""Agora's notifications: who left the channel for good, or never came while the other side waits there, ends the call.
 
-Its tabs may still be connected here (a closed video page beside an open one), so this is how a call nobody attends any
-more is noticed. Leaves that pass by themselves end nothing; the order and number of deliveries do not matter.
+Either has the grace of a lost connection for it. Its tabs may still be connected here (a closed video page beside an
+open one), so this is how a call nobody attends is noticed. That a side never came is believed only once Agora has told
+of the other's join: without any notification nobody knows. Leaves that pass by themselves end nothing; the order and
+number of deliveries do not matter. With BILLING_ROUNDING=second the seconds not used come back, as after any end.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from realtime.services.calls import Calls, Transactions
 log = structlog.get_logger()
 
 TASK = "look_after_left"
+TASK_MISSING = "look_after_missing"
 PREFIX = "call_"
 
 
@@ -59,6 +62,9 @@ class AgoraEvents:
                 case Left():
                     outcome = "left, perhaps"
                 case Joined():
+                    for uid in AGORA_UID.values():
+                        if await agora_presence_store.was_never_there(conn, event.channel, uid):
+                            await jobs.defer(conn, TASK_MISSING, in_s=self._grace_s, channel=event.channel, uid=uid)
                     outcome = "joined"
                 case _:
                     outcome = "observed"
@@ -67,10 +73,20 @@ class AgoraEvents:
 
     async def look_after_left(self, channel: str, uid: int, client_seq: int) -> None:
         """End the call whose side has been out of its channel since that leave, for the whole grace."""
-        call_id = call_of(channel)
         async with self._db.connection() as conn:
             gone = await agora_presence_store.is_gone(conn, channel, uid, client_seq)
-        if gone and call_id is not None:
+        if gone:
+            await self._end(channel)
+
+    async def look_after_missing(self, channel: str, uid: int) -> None:
+        """End the call one side of which has waited in the channel for the whole grace and the other never came."""
+        async with self._db.connection() as conn:
+            missing = await agora_presence_store.was_never_there(conn, channel, uid)
+        if missing:
+            await self._end(channel)
+
+    async def _end(self, channel: str) -> None:
+        if (call_id := call_of(channel)) is not None:
             try:
                 await self._calls.vanish(call_id)
             except errors.Refused as refused:

@@ -10,6 +10,7 @@ import structlog
 from ledger.verify import verify
 from realtime.adapters import agora_presence_store, idempotency_store, purchases_store
 from realtime.services.agora_events import TASK as LOOK_AFTER_LEFT
+from realtime.services.agora_events import TASK_MISSING as LOOK_AFTER_MISSING
 from realtime.services.agora_events import AgoraEvents
 from realtime.services.calls import Transactions
 from realtime.services.jobs import Jobs, Periodic
@@ -72,6 +73,7 @@ def background_jobs(
             "check_refund": refunds.check,
             "apply_stripe_event": events.apply_kept,
             LOOK_AFTER_LEFT: agora_events.look_after_left,
+            LOOK_AFTER_MISSING: agora_events.look_after_missing,
             PUT_OUT: kicks.kick,
         },
         periodic=[

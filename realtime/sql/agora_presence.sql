@@ -18,5 +18,6 @@ ON CONFLICT (channel, uid) DO UPDATE SET
     reason = excluded.reason, stored_at = now();
 
 -- name: expire
--- Remove what is known of channels nobody can be in any more: no video token lasts longer than a day.
-DELETE FROM agora_presence WHERE stored_at < now() - interval '2 days';
+-- Remove what is known of channels of calls that have ended; nobody is in one for longer than its token lasts.
+DELETE FROM agora_presence p WHERE p.stored_at < now() - interval '2 days'
+    AND NOT EXISTS (SELECT FROM live_parties l WHERE 'call_' || replace(l.call_id::text, '-', '') = p.channel);

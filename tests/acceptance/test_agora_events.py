@@ -55,6 +55,16 @@ async def test_a_side_that_left_its_channel_for_good_ends_the_call_though_its_ta
     assert ended["call"]["endReason"] == "disconnected"
 
 
+async def test_a_payer_who_never_comes_while_the_callee_waits_in_the_channel_ends_the_call(
+    call: tuple[Server, Tab, dict[str, Any]], http: aiohttp.ClientSession
+) -> None:
+    server, ann, about = call
+    status, body = await send(server, http, notice(JOINED, about["channel"], CALLEE, 1))
+    assert (status, body["outcome"]) == (200, "joined")
+    [ended] = await eventually(lambda: ann.told("call:ended"))
+    assert ended["call"]["endReason"] == "disconnected"
+
+
 async def test_a_side_that_came_back_or_is_about_to_ends_nothing(
     call: tuple[Server, Tab, dict[str, Any]], http: aiohttp.ClientSession, db: Any
 ) -> None:

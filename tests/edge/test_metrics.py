@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from realtime.adapters.metrics import DIRECTORY, Metrics, forget_process, shared_directory
 from realtime.adapters.tracing import Tracing
 from realtime.adapters.vendor_calls import Traced
-from tests.metering import grant
+from tests.metering import active_calls, grant
 from tests.servers import ROOT, Launch, Opens, Server, eventually, token_of
 
 Samples = dict[str, float]
@@ -90,6 +91,23 @@ async def test_what_it_depends_on_is_measured(server: Server, http: aiohttp.Clie
     assert found["callmeter_redis_ping_duration_seconds_count"] >= 1
     assert found["callmeter_meter_due_lag_seconds"] == 0
     assert found["callmeter_live_calls{status=active}"] == 0
+
+
+async def test_how_long_calls_have_been_due_is_measured_while_nobody_meters(
+    launch: Launch, http: aiohttp.ClientSession, db: asyncpg.Connection
+) -> None:
+    server = launch(METER_IN_WEB=0)
+    began = datetime.now(UTC) - timedelta(seconds=300)
+    await active_calls(db, 3, started_at=began, tokens=10, grace_s=36_000)
+
+    async def sampled() -> Samples | None:
+        found = await scraped(http, server)
+        return found if found.get("callmeter_live_calls{status=active}") == 3 else None
+
+    found = await eventually(sampled)
+    lag_s = found["callmeter_meter_due_lag_seconds"]
+    assert 300 <= lag_s <= (datetime.now(UTC) - began).total_seconds()
+    assert found.get("callmeter_meter_debits_total{outcome=posted}", 0) == 0
 
 
 async def test_a_tab_that_was_lost_and_is_back_is_a_reconnection(
