@@ -118,6 +118,14 @@ async def test_a_handshake_without_a_token_of_text_is_refused(service: Service, 
     assert "unauthenticated" in json.dumps(told)
 
 
+async def test_what_a_client_says_of_itself_beside_its_token_is_not_refused(service: Service) -> None:
+    client = socketio.AsyncClient(reconnection=False)
+    auth = {"token": token_of(someone()), "client": "web", "version": [1, 2]}
+    await client.connect(service.url, auth=auth, transports=["websocket"])
+    assert (await client.call("balance:get", {}, timeout=5))["ok"]
+    await client.disconnect()
+
+
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer  ", "Basic YW5uOmFubg==", "Token x", "Bearer a b c", "bearer"]
 )
