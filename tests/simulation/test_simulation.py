@@ -19,7 +19,7 @@ from tests.servers import ROOT
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.history import Broken, History, silence
 
-SECONDS = float(os.environ.get("SIMULATION_SECONDS", "12"))
+SECONDS = float(os.environ.get("SIMULATION_SECONDS", "25"))
 HISTORIES_TO_FIND_A_MISTAKE = 400
 
 
