@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from realtime.domain.addresses import networks
 from realtime.domain.trust import Trust
 
 DEVELOPMENT_JWT_SECRET = "development-only-secret-of-callmeter"  # noqa: S105
@@ -101,6 +102,15 @@ def _hex32(value: str) -> str:
     return value
 
 
+def _network(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        try:
+            networks([name])
+        except ValueError:
+            raise ValueError(f"has {name!r}, which is no address or network like 10.0.0.0/8") from None
+    return value
+
+
 def _origin(value: tuple[str, ...]) -> tuple[str, ...]:
     for origin in value:
         parts = urlsplit(origin)
@@ -134,6 +144,10 @@ class Settings(BaseSettings):
 
     jwt_secret: str | None = None
     jwt_jwks_url: HttpUrl | None = None
+    trusted_proxies: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_network)
+    ] = ()
+    """Whose X-Forwarded-For is believed."""
     allowed_origins: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_origin)
     ] = ()

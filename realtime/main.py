@@ -27,6 +27,7 @@ from realtime.composition import (
     stop_on_signals,
 )
 from realtime.config import Settings
+from realtime.domain.addresses import networks
 from realtime.edge import bff, documents, http, operations, payments, routes, webhooks
 from realtime.edge.access import access
 from realtime.edge.authentication import Authenticator
@@ -40,6 +41,7 @@ from realtime.edge.routes import Route
 from realtime.edge.security_headers import security_headers
 from realtime.edge.sockets import Sockets
 from realtime.fanout import FanoutServer, serve
+from realtime.fanout.limits import Limits
 from realtime.processes import Place
 from realtime.services.sessions import Sessions
 
@@ -63,6 +65,7 @@ async def run_web(settings: Settings, place: Place | None = None) -> None:
             redis_url=settings.redis_url,
             allowed_origins="*" if "*" in settings.allowed_origins else settings.allowed_origins,
             instance_id=instance_id,
+            limits=Limits(proxies=networks(settings.trusted_proxies)),
             on_gap=lambda: sockets.send_snapshots(),  # noqa: PLW0108  (built below)
         )
         core = build_core(settings, instance_id, sio, db, redis_client, client, watched)
@@ -134,7 +137,7 @@ def route_table(core: Core, authenticator: Authenticator, sio: FanoutServer) -> 
         *http.wallet_routes(core.wallets),
         *http.people_routes(core.people),
         *operations.operations_routes(core.operations, core.metrics),
-        *CspReports(core.operations.csp_report).routes(),
+        *CspReports(core.operations.csp_report, networks(settings.trusted_proxies)).routes(),
         *payments.payment_routes(settings, core.money.payments),
         *payments.admin_routes(settings, core.money.grants, core.money.refunds),
         *webhooks.stripe_routes(settings, core.money.events),

@@ -137,6 +137,7 @@ class Metrics:
         make = Instruments(self.registry, prometheus)
         self.processes = make.gauge("processes", "Live server processes that this answer covers.")
         self.processes.set(1)
+        self.tasks = make.gauge("event_loop_tasks", "Tasks of the event loops that have not ended.")
         self._make_http(make)
         self._make_sockets(make)
         self._make_fanout(make)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import structlog
 from aiohttp import web
 
+from realtime.domain.addresses import Networks, client_address
 from realtime.domain.errors import InvalidPayload, PayloadTooLarge, RateLimited, UnsupportedMediaType
 from realtime.edge.routes import Answer, Asked, Route, Who
 
@@ -85,8 +86,9 @@ class AddressLimit:
 class CspReports:
     """`count(directive, disposition)` is called for each report."""
 
-    def __init__(self, count: Callable[[str, str], None]) -> None:
+    def __init__(self, count: Callable[[str, str], None], proxies: Networks = ()) -> None:
         self._count = count
+        self._proxies = proxies
         self._limit = AddressLimit(REQUESTS_PER_MINUTE, WINDOW_S)
         self._lines = AddressLimit(LINES_PER_MINUTE, WINDOW_S)
 
@@ -98,7 +100,8 @@ class CspReports:
 
     async def _take(self, asked: Asked) -> Answer:
         request = asked.request
-        wait_s = self._limit.wait_s(request.remote or "")
+        forwarded_for = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        wait_s = self._limit.wait_s(client_address(request.remote or "", forwarded_for, self._proxies))
         if wait_s > 0:
             raise RateLimited(
                 limit=REQUESTS_PER_MINUTE, window_s=WINDOW_S, retry_after_s=max(1, round(wait_s)), policy="csp-reports"

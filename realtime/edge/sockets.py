@@ -217,10 +217,12 @@ class Sockets:
                 await self._greet_when_possible(some)
 
     async def drain(self) -> None:
-        """No new connections or calls; the tabs are let go, and reconnect elsewhere."""
+        """No new connections or calls; the tabs lose their connection and come back elsewhere by themselves.
+
+        They are not disconnected by a packet of Socket.IO's: official clients take that for a wish and stay away.
+        """
         self.draining = True
-        for sid in list(self._tabs):
-            await self._sio.disconnect(sid)
+        await self._sio.drain()
 
     # -- events --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from realtime.domain.addresses import Networks, is_within
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,7 +27,9 @@ class Limits:
     """Sockets in one room whose name starts with `user_room_prefix`."""
     user_room_prefix: str = "user:"
     connections_per_address: int = 20_000
-    """Open connections of one peer address. High by default: behind a proxy all tabs have the proxy's address."""
+    """Open connections of one peer address that is no proxy of ours."""
+    proxies: Networks = ()
+    """Peers with any number of connections: all tabs behind a proxy have its address."""
     handshake_timeout_s: float = 10.0
     """A connection that has not sent its request, or joined a namespace, is dropped after this."""
     expiry_grace_s: float = 10.0
@@ -38,12 +42,13 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self.total = 0
         self._limit = limits.connections_per_address
+        self._proxies = limits.proxies
         self._by_address: dict[str, int] = {}
 
     def opened(self, address: str) -> bool:
         """Count one more; False, and nothing counted, when the address has its share."""
         count = self._by_address.get(address, 0)
-        if address and count >= self._limit:
+        if address and count >= self._limit and not is_within(address, self._proxies):
             return False
         self._by_address[address] = count + 1
         self.total += 1

@@ -163,6 +163,7 @@ class Operations:
         metrics, pool = self._metrics, self._pool
         metrics.tabs.set(self._presence.local_tabs)
         metrics.users.set(self._presence.local_users)
+        metrics.tasks.set(len(asyncio.all_tasks()))
         idle = pool.get_idle_size()
         metrics.pool_connections.labels("idle").set(idle)
         metrics.pool_connections.labels("in_use").set(pool.get_size() - idle)

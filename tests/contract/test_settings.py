@@ -57,6 +57,7 @@ BAD = [
     ("REDIS_URL", "http://localhost"), ("REDIS_URL", "nonsense"), ("REDIS_URL", "redis://localhost:port"),
     ("REDIS_URL", "redis://localhost:99999"),
     ("UPSTASH_REDIS_REST_URL", "nonsense"),
+    ("TRUSTED_PROXIES", "proxy.example.com"), ("TRUSTED_PROXIES", "10.0.0.0/33"), ("TRUSTED_PROXIES", "10.0.0.1/8"),
     ("JWT_JWKS_URL", "nonsense"), ("JWT_JWKS_URL", "ftp://localhost/keys"),
     ("ALLOWED_ORIGINS", "app.example.org"), ("ALLOWED_ORIGINS", "https://app.example.org/path"),
     ("ALLOWED_ORIGINS", "https://a.example.org https://b.example.org"), ("ALLOWED_ORIGINS", "https://"),
@@ -94,6 +95,7 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_it(says: Says, nam
 
 
 GOOD = [
+    ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8, fd00::/8"),
     ("PORT", "1"), ("PORT", "65535"), ("WORKERS", "4"), ("DATABASE_URL", "postgres://u:p@h/x"),
     ("DATABASE_URL", "postgresql://u:p@h:5432/x?sslmode=require"), ("REDIS_URL", "rediss://:p@h:6380/1"),
     ("ALLOWED_ORIGINS", "*"), ("ALLOWED_ORIGINS", "https://a.example.org, http://localhost:5173"),

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import socketio
 
+from realtime.domain.addresses import networks
 from realtime.fanout import FanoutServer, Limits
 from tests.fanout.conftest import PATIENCE_S, Raw, Running, ServeFanout, Socket, soon
 
@@ -85,6 +86,14 @@ async def test_an_address_has_so_many_connections_and_gets_them_back(serve_fanou
     await sockets.pop().raw.close()
     await soon(lambda: server.sio.stats().connections == 2)
     await alive(await raw.joined(server))
+
+
+async def test_a_trusted_proxy_has_as_many_connections_as_it_needs(serve_fanout: ServeFanout, raw: Raw) -> None:
+    limits = Limits(connections_per_address=3, proxies=networks(["127.0.0.0/8"]))
+    server = await serve_fanout(everybody, limits=limits)
+    for _ in range(6):
+        await alive(await raw.joined(server))
+    assert server.drops("connections_per_address") == 0
 
 
 async def test_a_user_has_so_many_tabs_and_gets_them_back(serve_fanout: ServeFanout, raw: Raw) -> None:
