@@ -19,7 +19,7 @@ import aiohttp
 import orjson
 import uvloop
 
-from scripts.tabs import calls, storm
+from scripts.tabs import calls, soak, storm
 from scripts.tabs.credentials import Credentials
 from scripts.tabs.histogram import Histogram
 from scripts.tabs.obedience import Say, obey
@@ -97,8 +97,10 @@ class Crowd:
     def _check(self, tab: Tab, name: bytes, data: dict[str, Any]) -> None:
         version, newest = data["version"], tab.versions.get(name)
         if data.get("reason") == "snapshot":
-            tab.versions[name] = max(version, newest or 0)
+            tab.versions[name] = tab.snapshots[name] = max(version, newest or 0)
             return
+        if version <= tab.snapshots.get(name, 0):
+            return  # it was on its way when the snapshot was read, which has it: clients drop it
         if newest is not None and version <= newest:
             self.disordered += 1
             return
@@ -126,12 +128,11 @@ class Crowd:
         self.connect_s = Histogram()
         # One address has some 28,000 ports to connect from; loopback has addresses to spare.
         loopback = sys.platform == "linux" and self.address.host in {"127.0.0.1", "localhost"}
-        self._sources = [(f"127.0.{crowd}.{1 + n}", 0) for n in range(sources)] if loopback else [None]
+        self._sources = itertools.cycle([(f"127.0.{crowd}.{1 + n}", 0) for n in range(sources)] if loopback else [None])
 
     async def open(self, *, per_s: float | None = None, in_flight: int = 100) -> None:
         """Open every user's tabs, so many a second at the most."""
         loop = asyncio.get_running_loop()
-        sources = itertools.cycle(self._sources)
         pending: set[asyncio.Task[None]] = set()
         room = asyncio.Semaphore(in_flight)
         started_at = time.perf_counter()
@@ -139,24 +140,7 @@ class Crowd:
 
         async def connect(user: User) -> None:
             async with room:
-                tab = Tab(self, self.address, user, user.auth, time.perf_counter())
-                user.tabs.append(tab)
-                settled = self._opening[tab] = loop.create_future()
-                try:
-                    async with asyncio.timeout(CONNECTS_WITHIN_S):
-                        await loop.create_connection(
-                            lambda: tab,
-                            self.address.host,
-                            self.address.port,
-                            ssl=self.address.tls or None,
-                            local_addr=next(sources),
-                        )
-                        await settled
-                except (OSError, TimeoutError) as error:
-                    self.closed[str(error) or "no answer in time"] += 1
-                    tab.give_up()
-                finally:
-                    del self._opening[tab]
+                await self.connect(user)
 
         for number, user in enumerate(wanted):
             if per_s and (early_s := started_at + number / per_s - time.perf_counter()) > 0:
@@ -170,6 +154,28 @@ class Crowd:
             await asyncio.wait(set(pending))
         for user in self.users:
             user.tabs = [tab for tab in user.tabs if tab.state == OPEN]
+
+    async def connect(self, user: User) -> None:
+        """Open one more tab of the user; counted in `closed` where that fails."""
+        loop = asyncio.get_running_loop()
+        tab = Tab(self, self.address, user, user.auth, time.perf_counter())
+        user.tabs.append(tab)
+        settled = self._opening[tab] = loop.create_future()
+        try:
+            async with asyncio.timeout(CONNECTS_WITHIN_S):
+                await loop.create_connection(
+                    lambda: tab,
+                    self.address.host,
+                    self.address.port,
+                    ssl=self.address.tls or None,
+                    local_addr=next(self._sources),
+                )
+                await settled
+        except (OSError, TimeoutError) as error:
+            self.closed[str(error) or "no answer in time"] += 1
+            tab.give_up()
+        finally:
+            del self._opening[tab]
 
     async def heard(self, *, each: int, within_s: float) -> bool:
         """Wait until so many events have come for each open tab since `forget`."""
@@ -190,6 +196,9 @@ class Crowd:
 
     async def calls(self, **options: Any) -> None:
         await calls.run(self, **options)
+
+    async def soak(self, **options: Any) -> None:
+        await soak.run(self, **options)
 
     async def settle(self, *, within_s: float) -> None:
         """Wait until nothing comes any more; what the tabs then lack, by the server's word, was lost."""
@@ -235,7 +244,7 @@ class Crowd:
         self.opened = 0
 
 
-COMMANDS = frozenset({"be", "open", "heard", "storm", "calls", "settle", "figures", "recount", "close"})
+COMMANDS = frozenset({"be", "open", "heard", "storm", "calls", "soak", "settle", "figures", "recount", "close"})
 
 
 async def main() -> None:

@@ -61,8 +61,8 @@ def masked(payload: bytes) -> bytes:
 
 
 class Tab(asyncio.Protocol):
-    __slots__ = ("_acks", "_answered", "_auth", "_next_id", "_rest", "address", "listener", "opened_at", "sid", "state",
-                 "transport", "user", "versions")  # fmt: skip
+    __slots__ = ("_acks", "_answered", "_auth", "_next_id", "_rest", "address", "kept", "listener", "opened_at", "sid",
+                 "snapshots", "state", "transport", "user", "versions")  # fmt: skip
 
     def __init__(self, listener: Listener, address: Address, user: Any, auth: dict[str, Any], opened_at: float) -> None:
         self.listener = listener
@@ -73,8 +73,12 @@ class Tab(asyncio.Protocol):
         self.state = CONNECTING
         self.sid = ""
         self.transport: Any = None
+        self.kept = 0
+        """How many answers somebody waits for: until then it is not closed."""
         self.versions: dict[bytes, int] = {}
         """The newest version seen, by event."""
+        self.snapshots: dict[bytes, int] = {}
+        """That of the newest snapshot."""
         self._auth: bytes = masked(b"40" + orjson.dumps(auth))
         self._answered = False
         self._rest = b""
