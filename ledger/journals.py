@@ -68,7 +68,7 @@ class Outcome(StrEnum):
 
     @property
     def sqlstate(self) -> str | None:
-        """What the database raises for it to who does not ask for outcomes; None where nothing was refused."""
+        """What `ledger_post_or_raise` raises for it; None where nothing was refused."""
         return _SQLSTATES.get(self)
 
 

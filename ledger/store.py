@@ -57,9 +57,9 @@ async def post(conn: Connection, journals: Sequence[Journal], *, actor: str) -> 
         Posting(
             outcome=Outcome(row["outcome"]),
             journal_id=row["journal_id"],
-            legs=tuple(map(PostedLeg, row["accounts"], row["balances"], row["versions"])),
+            legs=tuple(map(PostedLeg, (leg.account_id for leg in journal.legs), row["balances"], row["versions"])),
         )
-        for row in rows
+        for journal, row in zip(journals, rows, strict=True)
     ]
 
 

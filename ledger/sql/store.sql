@@ -1,10 +1,9 @@
 -- What ledger/store.py asks of the database.
 
 -- name: post
--- A batch of journals; one row for each, in order.
-SELECT outcome, journal_id, accounts, balances, versions
-FROM ledger_post($1::text[], $2::text[]::transaction_type[], $3::text[]::jsonb[], $4::int[], $5::bigint[], $6::bigint[], $7::text)
-ORDER BY ordinal;
+-- A batch of journals; one row for each, in the order that the function returns them in, which is the batch's.
+SELECT outcome, journal_id, balances, versions
+FROM ledger_post($1::text[], $2::text[]::transaction_type[], $3::text[]::jsonb[], $4::int[], $5::bigint[], $6::bigint[], $7::text);
 
 -- name: ensure_accounts
 -- Account ids for owners and kinds, made where missing.

@@ -210,18 +210,22 @@ CREATE FUNCTION ledger_audit_append(
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    v_head audit_heads;
-    v_at   timestamptz := clock_timestamp();
-    v_hash bytea;
+    v_at timestamptz := clock_timestamp();
 BEGIN
-    SELECT * INTO v_head FROM audit_heads ORDER BY stream LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN
-        INSERT INTO audit_heads DEFAULT VALUES RETURNING * INTO v_head;
-    END IF;
-    v_hash := ledger_audit_hash(v_head.hash, v_head.stream, v_head.seq + 1, v_at, p_actor, p_action, p_subject, p_details, p_digest);
-    INSERT INTO financial_audit_log (stream, seq, created_at, actor, action, subject, details, journal_ids, digest, previous_hash, hash)
-    VALUES (v_head.stream, v_head.seq + 1, v_at, p_actor, p_action, p_subject, p_details, p_journal_ids, p_digest, v_head.hash, v_hash);
-    UPDATE audit_heads SET seq = v_head.seq + 1, hash = v_hash WHERE stream = v_head.stream;
+    LOOP
+        WITH head AS (
+            SELECT stream, seq, hash FROM audit_heads ORDER BY stream LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+        ), next AS MATERIALIZED (
+            SELECT stream, seq + 1 AS seq, hash AS previous_hash,
+                   ledger_audit_hash(hash, stream, seq + 1, v_at, p_actor, p_action, p_subject, p_details, p_digest) AS hash FROM head
+        ), logged AS (
+            INSERT INTO financial_audit_log (stream, seq, created_at, actor, action, subject, details, journal_ids, digest, previous_hash, hash)
+            SELECT stream, seq, v_at, p_actor, p_action, p_subject, p_details, p_journal_ids, p_digest, previous_hash, hash FROM next
+        )
+        UPDATE audit_heads h SET seq = n.seq, hash = n.hash FROM next n WHERE h.stream = n.stream;
+        EXIT WHEN FOUND;
+        INSERT INTO audit_heads DEFAULT VALUES;
+    END LOOP;
 END $$;
 
 CREATE FUNCTION ledger_audit(p_actor text, p_action text, p_subject text, p_details jsonb) RETURNS void
@@ -275,8 +279,10 @@ CREATE FUNCTION ledger_guard_journals() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     -- In key order, so that two batches with the same keys wait for each other in one order.
-    INSERT INTO journal_keys (idempotency_key, journal_id, content_hash)
-    SELECT idempotency_key, id, content_hash FROM fresh_journals ORDER BY idempotency_key;
+    WITH registered AS (
+        INSERT INTO journal_keys (idempotency_key, journal_id, content_hash)
+        SELECT idempotency_key, id, content_hash FROM fresh_journals ORDER BY idempotency_key
+    )
     INSERT INTO journals_unfinished (journal_id)
     SELECT id FROM fresh_journals WHERE entry_count IS NULL ORDER BY id;
     RETURN NULL;
@@ -635,6 +641,8 @@ COMMENT ON FUNCTION ledger_ensure_accounts IS 'The accounts of p_owners[i], p_ki
 --
 -- How: lock the accounts in id order, look up the keys, then decide and add up in plpgsql's own arrays, which touches no
 -- table, and write all rows with one INSERT each. No statement joins the batch to itself, so there is no plan to turn bad.
+-- A journal is first added up as if nothing were wrong with it, in few steps; only one that shows anything odd is taken
+-- back and asked what.
 -- Transactions that call this once cannot deadlock: accounts in id order, then keys in key order, then a free audit head.
 CREATE FUNCTION ledger_post(
     p_keys text[], p_types transaction_type[], p_details jsonb[], p_leg_journals int[], p_leg_accounts bigint[], p_leg_amounts bigint[],
@@ -649,47 +657,54 @@ DECLARE
     c_zeros  CONSTANT bigint[] := array_fill(0::bigint, ARRAY[cardinality(c_units)]);
     v_count  int := cardinality(p_keys);
     v_legs   int := cardinality(p_leg_journals);
-    -- The accounts, in id order.
-    a_id bigint[]; a_balance bigint[]; a_version bigint[]; a_side bigint[]; a_unit int[]; a_open boolean[]; a_floor boolean[];
+    -- The accounts, in id order. a_least: what the balance may not go below; NULL if the account is closed.
+    a_id bigint[]; a_balance bigint[]; a_version bigint[]; a_side bigint[]; a_unit int[]; a_least bigint[];
     v_last   bigint;
-    -- The legs, by journal and account. l_slot: where their account is in the arrays above; l_place: where they were given.
-    l_journal int[]; l_account bigint[]; l_amount bigint[]; l_slot int[]; l_place int[];
-    l_id bigint[]; l_balance bigint[]; l_version bigint[];
-    -- The journals. k_: what their keys stand for already. If keys repeat, k_group: the first journal
-    -- with the same key, and k_from: where the legs of the one posted begin.
+    -- The legs, by journal and account. l_slot: where their account is in the arrays above; l_place: where they were given;
+    -- l_change: by what they change the balance, NULL for no possible amount; l_text: how they stand in the content hash.
+    l_journal int[]; l_account bigint[]; l_amount bigint[]; l_slot int[]; l_place bigint[]; l_change bigint[]; l_text text[];
+    l_balance bigint[]; l_version bigint[];
+    -- The journals. k_: what their keys stand for already. If keys repeat, k_group: the first journal with the same key, and
+    -- k_from: where the legs of the one posted begin. j_id: 0 for those not posted here.
     k_journal bigint[]; k_hash bytea[]; k_group int[]; k_from int[]; v_known boolean; v_repeats boolean;
-    j_id bigint[]; j_given bigint[]; j_hash bytea[]; j_legs smallint[];
+    j_id bigint[]; j_given bigint[]; j_hash bytea[]; j_legs smallint[]; j_outcome text[]; j_answer bigint[];
     v_posted int := 0;
     d_balance bigint[]; d_version bigint[];
-    v_from int; l int := 1; v_slot int; v_place int; v_amount bigint; v_balance bigint; v_before bigint; v_sums bigint[]; v_total bigint; v_text text;
+    v_from int; l int := 1; v_slot int; v_before_slot int; v_amount bigint; v_balance bigint; v_before bigint; v_sums bigint[];
+    v_sum bigint; v_unit int; v_total bigint; v_text text; v_outcome text; v_odd boolean; v_fits boolean; v_original int;
     v_bad_shape boolean; v_bad_amount boolean; v_unknown boolean; v_closed boolean; v_short boolean; v_over boolean;
 BEGIN
     IF v_count IS DISTINCT FROM cardinality(p_types) OR v_count IS DISTINCT FROM cardinality(p_details)
-       OR v_legs IS DISTINCT FROM cardinality(p_leg_accounts) OR v_legs IS DISTINCT FROM cardinality(p_leg_amounts)
-       OR EXISTS (SELECT FROM unnest(p_leg_journals) AS t(j) WHERE (j BETWEEN 1 AND v_count) IS NOT TRUE) THEN
+       OR v_legs IS DISTINCT FROM cardinality(p_leg_accounts) OR v_legs IS DISTINCT FROM cardinality(p_leg_amounts) THEN
         RAISE EXCEPTION 'ledger_post: the arrays do not fit each other' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
-    SELECT array_agg(id), array_agg(balance), array_agg(version), array_agg(side), array_agg(unit_no), array_agg(is_open),
-           array_agg(non_negative), coalesce(max(last_journal_id), 0)
-    INTO a_id, a_balance, a_version, a_side, a_unit, a_open, a_floor, v_last
+    SELECT array_agg(id), array_agg(balance), array_agg(version), array_agg(side), array_agg(unit_no), array_agg(least),
+           coalesce(max(last_journal_id), 0)
+    INTO a_id, a_balance, a_version, a_side, a_unit, a_least, v_last
     FROM (SELECT id, balance, version, ledger_normal_side(type) AS side, array_position(c_units, unit) AS unit_no,
-                 status = 'open' AS is_open, non_negative, last_journal_id
+                 CASE WHEN status = 'open' THEN CASE WHEN non_negative THEN 0 ELSE -c_most END END AS least, last_journal_id
           FROM accounts WHERE id = ANY (p_leg_accounts) ORDER BY id FOR NO KEY UPDATE) held;
 
-    SELECT array_agg(journal), array_agg(account), array_agg(amount), array_agg(slot), array_agg(ord)
-    INTO l_journal, l_account, l_amount, l_slot, l_place
-    FROM (SELECT t.journal, t.account, t.amount, s.slot, row_number() OVER (ORDER BY t.journal, t.ord)::int AS ord
+    SELECT array_agg(journal), array_agg(account), array_agg(amount), array_agg(slot), array_agg(ord), array_agg(change), array_agg(text),
+           bool_and(journal BETWEEN 1 AND v_count) AND count(journal) = v_legs
+    INTO l_journal, l_account, l_amount, l_slot, l_place, l_change, l_text, v_fits
+    FROM (SELECT t.journal, t.account, t.amount, s.slot, t.ord,
+                 CASE WHEN t.amount <> 0 AND t.amount BETWEEN -c_most AND c_most THEN t.amount * s.side END AS change,
+                 ' ' || coalesce(t.account, 0)::text || ':' || coalesce(t.amount, 0)::text AS text
           FROM unnest(p_leg_journals, p_leg_accounts, p_leg_amounts) WITH ORDINALITY AS t(journal, account, amount, ord)
-          LEFT JOIN unnest(a_id) WITH ORDINALITY AS s(account, slot) ON s.account = t.account
+          LEFT JOIN unnest(a_id, a_side) WITH ORDINALITY AS s(account, side, slot) ON s.account = t.account
           ORDER BY t.journal, t.account) leg;
+    IF NOT v_fits THEN
+        RAISE EXCEPTION 'ledger_post: a leg is of no journal of the batch' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
 
-    SELECT array_agg(known.journal_id ORDER BY given.ord), array_agg(known.content_hash ORDER BY given.ord), count(known.journal_id) > 0
-    INTO k_journal, k_hash, v_known
+    SELECT array_agg(known.journal_id ORDER BY given.ord), array_agg(known.content_hash ORDER BY given.ord), count(known.journal_id) > 0,
+           count(given.key) > count(DISTINCT given.key)
+    INTO k_journal, k_hash, v_known, v_repeats
     FROM unnest(p_keys) WITH ORDINALITY AS given(key, ord)
     LEFT JOIN (SELECT idempotency_key, journal_id, content_hash FROM journal_keys WHERE idempotency_key = ANY (p_keys)) known
            ON known.idempotency_key = given.key;
-    v_repeats := EXISTS (SELECT FROM unnest(p_keys) AS t(key) GROUP BY key HAVING count(*) > 1);
     IF v_repeats THEN
         SELECT array_agg(first ORDER BY ord) INTO k_group
         FROM (SELECT ord, min(ord) OVER (PARTITION BY key) AS first FROM unnest(p_keys) WITH ORDINALITY AS t(key, ord)) same;
@@ -705,146 +720,175 @@ BEGIN
         v_before := ((v_last >> 22) + 1) << 22;
     END IF;
 
-    j_id := array_fill(NULL::bigint, ARRAY[v_count]);
+    j_id := array_fill(0::bigint, ARRAY[v_count]);
     j_hash := array_fill(NULL::bytea, ARRAY[v_count]);
     j_legs := array_fill(NULL::smallint, ARRAY[v_count]);
-    l_id := array_fill(NULL::bigint, ARRAY[v_legs]);
+    j_outcome := array_fill('posted'::text, ARRAY[v_count]);
+    j_answer := array_fill(NULL::bigint, ARRAY[v_count]);
     k_from := array_fill(NULL::int, ARRAY[v_count]);
-    l_balance := l_id;
-    l_version := l_id;
+    l_balance := array_fill(NULL::bigint, ARRAY[v_legs]);
+    l_version := l_balance;
 
     FOR i IN 1 .. v_count LOOP
         v_from := l;
-        v_sums := c_zeros;
+        v_sum := 0;
+        v_unit := NULL;
+        v_before_slot := NULL;
         v_text := p_types[i] || ' ' || coalesce(p_details[i], '{}');
-        v_bad_shape := p_types[i] IS NULL OR (length(p_keys[i]) BETWEEN 1 AND 255) IS NOT TRUE;
-        v_bad_amount := false;
-        v_unknown := false;
-        v_closed := false;
+        v_odd := false;
         WHILE l <= v_legs AND l_journal[l] = i LOOP
+            v_text := v_text || l_text[l];
             v_slot := l_slot[l];
-            v_amount := l_amount[l];
-            v_text := v_text || ' ' || coalesce(l_account[l], 0) || ':' || coalesce(v_amount, 0);
-            IF v_slot IS NULL THEN
-                v_unknown := true;
-            ELSE
-                IF NOT a_open[v_slot] THEN
-                    v_closed := true;
-                END IF;
-                IF l > v_from AND v_slot = l_slot[l - 1] THEN
-                    v_bad_shape := true;
-                END IF;
-            END IF;
-            IF (v_amount <> 0 AND v_amount BETWEEN -c_most AND c_most) IS NOT TRUE THEN
-                v_bad_amount := true;
-            ELSIF NOT v_unknown THEN
-                v_sums[a_unit[v_slot]] := v_sums[a_unit[v_slot]] + v_amount;
+            v_balance := a_balance[v_slot] + l_change[l];
+            IF (v_balance BETWEEN a_least[v_slot] AND c_most AND v_slot IS DISTINCT FROM v_before_slot
+                AND a_unit[v_slot] = coalesce(v_unit, a_unit[v_slot]) AND l - v_from < 1000) IS NOT TRUE THEN
+                v_odd := true;
+            ELSIF NOT v_odd THEN
+                v_sum := v_sum + l_amount[l];
+                v_unit := a_unit[v_slot];
+                v_before_slot := v_slot;
+                l_balance[l] := v_balance;
             END IF;
             l := l + 1;
         END LOOP;
-        v_bad_shape := v_bad_shape OR l - v_from NOT BETWEEN 2 AND 1000;
-
-        ordinal := i;
-        journal_id := NULL;
         j_hash[i] := sha256(convert_to(v_text, 'UTF8'));
-        IF v_repeats AND k_journal[k_group[i]] IS NOT NULL AND k_journal[i] IS NULL THEN
-            k_journal[i] := k_journal[k_group[i]];
-            k_hash[i] := k_hash[k_group[i]];
-            v_known := true;
-        END IF;
-        IF v_known AND k_journal[i] IS NOT NULL THEN
-            IF k_hash[i] = j_hash[i] THEN
-                outcome := 'duplicate';
-                journal_id := k_journal[i];
-            ELSE
-                outcome := 'key_reused';
+
+        IF v_odd OR v_sum <> 0 OR v_known OR v_repeats OR v_text IS NULL OR l - v_from NOT BETWEEN 2 AND 1000
+           OR (length(p_keys[i]) BETWEEN 1 AND 255) IS NOT TRUE THEN
+            -- Not plainly in order: the tests, in the order of the outcomes.
+            IF v_repeats AND k_journal[k_group[i]] IS NOT NULL AND k_journal[i] IS NULL THEN
+                k_journal[i] := k_journal[k_group[i]];
+                k_hash[i] := k_hash[k_group[i]];
+                v_known := true;
             END IF;
-        ELSIF v_bad_shape THEN
-            outcome := 'invalid_journal';
-        ELSIF v_bad_amount THEN
-            outcome := 'invalid_amount';
-        ELSIF v_unknown THEN
-            outcome := 'unknown_account';
-        ELSIF v_closed THEN
-            outcome := 'closed_account';
-        ELSIF v_sums <> c_zeros THEN
-            v_total := 0;
-            FOREACH v_amount IN ARRAY v_sums LOOP
-                v_total := v_total + v_amount;
-            END LOOP;
-            outcome := CASE WHEN v_total = 0 THEN 'mixed_units' ELSE 'unbalanced' END;
-        ELSE
+            v_sums := c_zeros;
+            v_bad_shape := v_text IS NULL OR l - v_from NOT BETWEEN 2 AND 1000 OR (length(p_keys[i]) BETWEEN 1 AND 255) IS NOT TRUE;
+            v_bad_amount := false;
+            v_unknown := false;
+            v_closed := false;
             v_short := false;
             v_over := false;
             FOR k IN v_from .. l - 1 LOOP
                 v_slot := l_slot[k];
-                v_balance := a_balance[v_slot] + l_amount[k] * a_side[v_slot];
-                IF v_balance < 0 AND a_floor[v_slot] THEN
-                    v_short := true;
-                ELSIF v_balance NOT BETWEEN -c_most AND c_most THEN
-                    v_over := true;
+                IF v_slot IS NULL THEN
+                    v_unknown := true;
+                ELSE
+                    v_closed := v_closed OR a_least[v_slot] IS NULL;
+                    v_bad_shape := v_bad_shape OR (k > v_from AND v_slot IS NOT DISTINCT FROM l_slot[k - 1]);
+                    IF l_change[k] IS NOT NULL AND k - v_from < 1000 THEN  -- a thousand cannot overflow the sums
+                        v_sums[a_unit[v_slot]] := v_sums[a_unit[v_slot]] + l_amount[k];
+                        l_balance[k] := a_balance[v_slot] + l_change[k];
+                        v_short := v_short OR (l_balance[k] < 0 AND a_least[v_slot] = 0);
+                        v_over := v_over OR (l_balance[k] NOT BETWEEN -c_most AND c_most AND NOT (l_balance[k] < 0 AND a_least[v_slot] = 0));
+                    END IF;
                 END IF;
-                l_balance[k] := v_balance;
+                v_bad_amount := v_bad_amount OR (l_amount[k] <> 0 AND l_amount[k] BETWEEN -c_most AND c_most) IS NOT TRUE;
             END LOOP;
-            outcome := CASE WHEN v_over THEN 'invalid_amount' WHEN v_short THEN 'insufficient_funds' ELSE 'posted' END;
-        END IF;
-
-        -- Past this point a posted journal is certain.
-        IF outcome = 'posted' THEN
-            v_posted := v_posted + 1;
-            journal_id := v_before | j_given[i];
-            j_id[i] := journal_id;
-            j_legs[i] := l - v_from;
-            IF v_repeats THEN
-                k_journal[k_group[i]] := journal_id;
-                k_hash[k_group[i]] := j_hash[i];
-                k_from[k_group[i]] := v_from;
+            v_total := 0;
+            FOREACH v_amount IN ARRAY v_sums LOOP
+                v_total := v_total + v_amount;
+            END LOOP;
+            v_outcome := CASE
+                WHEN k_journal[i] IS NOT NULL AND k_hash[i] = j_hash[i] THEN 'duplicate'
+                WHEN k_journal[i] IS NOT NULL THEN 'key_reused'
+                WHEN v_bad_shape THEN 'invalid_journal'
+                WHEN v_bad_amount THEN 'invalid_amount'
+                WHEN v_unknown THEN 'unknown_account'
+                WHEN v_closed THEN 'closed_account'
+                WHEN v_sums <> c_zeros AND v_total = 0 THEN 'mixed_units'
+                WHEN v_sums <> c_zeros THEN 'unbalanced'
+                WHEN v_over THEN 'invalid_amount'
+                WHEN v_short THEN 'insufficient_funds'
+                ELSE 'posted' END;
+            IF v_outcome <> 'posted' THEN
+                j_outcome[i] := v_outcome;
+                d_balance := NULL;
+                IF v_outcome = 'duplicate' THEN
+                    j_answer[i] := k_journal[i];
+                    -- A repeat answers what the original did: same content, so the same accounts in the same order.
+                    v_original := CASE WHEN v_repeats THEN k_from[k_group[i]] END;
+                    IF v_original IS NULL THEN
+                        SELECT array_agg(e.balance_after ORDER BY e.account_id), array_agg(e.version ORDER BY e.account_id)
+                        INTO d_balance, d_version FROM entries e WHERE e.journal_id = k_journal[i];
+                    END IF;
+                END IF;
+                FOR k IN v_from .. l - 1 LOOP
+                    IF v_outcome <> 'duplicate' THEN
+                        l_balance[k] := a_balance[l_slot[k]];
+                        l_version[k] := a_version[l_slot[k]];
+                    ELSIF v_original IS NULL THEN
+                        l_balance[k] := d_balance[k - v_from + 1];
+                        l_version[k] := d_version[k - v_from + 1];
+                    ELSE
+                        l_balance[k] := l_balance[v_original + k - v_from];
+                        l_version[k] := l_version[v_original + k - v_from];
+                    END IF;
+                END LOOP;
+                CONTINUE;
             END IF;
-            FOR k IN v_from .. l - 1 LOOP
-                v_slot := l_slot[k];
-                a_balance[v_slot] := l_balance[k];
-                a_version[v_slot] := a_version[v_slot] + 1;
-                l_version[k] := a_version[v_slot];
-                l_id[k] := journal_id;
-            END LOOP;
         END IF;
 
-        -- A repeat answers what the original did: same content, so the same accounts in the same order.
-        d_balance := NULL;
-        IF outcome = 'duplicate' AND v_repeats AND k_from[k_group[i]] IS NOT NULL THEN
-            v_slot := k_from[k_group[i]];
-            d_balance := l_balance[v_slot : v_slot + l - v_from - 1];
-            d_version := l_version[v_slot : v_slot + l - v_from - 1];
-        ELSIF outcome = 'duplicate' THEN
-            SELECT array_agg(e.balance_after ORDER BY e.account_id), array_agg(e.version ORDER BY e.account_id)
-            INTO d_balance, d_version FROM entries e WHERE e.journal_id = k_journal[i];
+        -- Past this point the journal is certain.
+        v_posted := v_posted + 1;
+        j_id[i] := v_before | j_given[i];
+        j_answer[i] := j_id[i];
+        j_legs[i] := l - v_from;
+        IF v_repeats THEN
+            k_journal[k_group[i]] := j_id[i];
+            k_hash[k_group[i]] := j_hash[i];
+            k_from[k_group[i]] := v_from;
         END IF;
-        accounts := array_fill(NULL::bigint, ARRAY[l - v_from]);
-        balances := accounts;
-        versions := accounts;
         FOR k IN v_from .. l - 1 LOOP
-            v_place := l_place[k] - v_from + 1;
-            accounts[v_place] := l_account[k];
-            IF outcome = 'duplicate' THEN
-                balances[v_place] := d_balance[k - v_from + 1];
-                versions[v_place] := d_version[k - v_from + 1];
-            ELSE
-                balances[v_place] := a_balance[l_slot[k]];
-                versions[v_place] := a_version[l_slot[k]];
-            END IF;
+            v_slot := l_slot[k];
+            a_balance[v_slot] := l_balance[k];
+            a_version[v_slot] := a_version[v_slot] + 1;
+            l_version[k] := a_version[v_slot];
         END LOOP;
-        RETURN NEXT;
     END LOOP;
 
     IF v_posted > 0 THEN
-        PERFORM set_config('ledger.actor', p_actor, true);
+        v_text := set_config('ledger.actor', p_actor, true);
         INSERT INTO journals (id, type, idempotency_key, content_hash, details, entry_count)
         SELECT t.id, t.type, t.key, t.hash, coalesce(t.details, '{}'), t.legs
         FROM unnest(j_id, p_types, p_keys, j_hash, p_details, j_legs) AS t(id, type, key, hash, details, legs)
-        WHERE t.id IS NOT NULL;
+        WHERE t.id > 0;
         INSERT INTO entries (journal_id, account_id, amount, balance_after, version)
-        SELECT t.id, t.account, t.amount, t.balance, t.version
-        FROM unnest(l_id, l_account, l_amount, l_balance, l_version) AS t(id, account, amount, balance, version)
-        WHERE t.id IS NOT NULL;
+        SELECT j_id[t.journal], t.account, t.amount, t.balance, t.version
+        FROM unnest(l_journal, l_account, l_amount, l_balance, l_version) AS t(journal, account, amount, balance, version)
+        WHERE j_id[t.journal] > 0;
     END IF;
+
+    RETURN QUERY
+    SELECT j.ord::int, j.outcome, j.id, coalesce(a.accounts, '{}'), coalesce(a.balances, '{}'), coalesce(a.versions, '{}')
+    FROM unnest(j_outcome, j_answer) WITH ORDINALITY AS j(outcome, id, ord)
+    LEFT JOIN (SELECT t.journal, array_agg(t.account) AS accounts, array_agg(t.balance) AS balances, array_agg(t.version) AS versions
+               FROM (SELECT * FROM unnest(l_journal, l_place, l_account, l_balance, l_version) AS u(journal, place, account, balance, version)
+                     ORDER BY u.journal, u.place) t
+               GROUP BY t.journal) a ON a.journal = j.ord
+    ORDER BY j.ord;
 END $$;
+
+CREATE FUNCTION ledger_post_or_raise(
+    p_keys text[], p_types transaction_type[], p_details jsonb[], p_leg_journals int[], p_leg_accounts bigint[], p_leg_amounts bigint[],
+    p_actor text
+) RETURNS TABLE (ordinal int, outcome text, journal_id bigint, accounts bigint[], balances bigint[], versions bigint[])
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+BEGIN
+    FOR ordinal, outcome, journal_id, accounts, balances, versions IN
+        SELECT * FROM ledger_post(p_keys, p_types, p_details, p_leg_journals, p_leg_accounts, p_leg_amounts, p_actor)
+    LOOP
+        IF outcome NOT IN ('posted', 'duplicate') THEN
+            RAISE EXCEPTION 'journal % of the batch refused: %', ordinal, outcome USING ERRCODE = CASE outcome
+                WHEN 'unbalanced' THEN 'LG001'
+                WHEN 'mixed_units' THEN 'LG002'
+                WHEN 'invalid_amount' THEN 'LG003'
+                WHEN 'invalid_journal' THEN 'LG004'
+                WHEN 'unknown_account' THEN 'LG005'
+                WHEN 'closed_account' THEN 'LG006'
+                WHEN 'insufficient_funds' THEN 'LG007'
+                WHEN 'key_reused' THEN 'LG008' END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION ledger_post_or_raise IS 'As ledger_post, for who wants all of a batch or nothing: the first refusal is an error with a SQLSTATE of its own.';

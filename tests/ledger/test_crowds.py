@@ -1,0 +1,170 @@
+"""Many writers on few accounts, and many journals on one: nobody waits for ever, nothing is lost, and no plan loops."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+
+from ledger import store
+from ledger.database_url import DatabaseUrl
+from ledger.journals import Journal, Outcome, TransactionType, credit, debit
+from ledger.verify import prove
+
+WRITERS = 16
+ACCOUNTS = 20
+
+
+async def wallets(db: asyncpg.Connection, count: int, tokens: int) -> list[int]:
+    ids = await store.ensure_accounts(db, [(f"user-{number}", "wallet") for number in range(count)])
+    source = await store.platform_account(db, "granted_tokens")
+    grants = [
+        Journal(f"grant:{one}", TransactionType.GRANT, (debit(source, tokens), credit(one, tokens))) for one in ids
+    ]
+    assert {posting.outcome for posting in await store.post(db, grants, actor="test")} == {Outcome.POSTED}
+    return ids
+
+
+def assert_proved(url: str) -> None:
+    with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
+        assert prove(conn).findings == ()
+
+
+async def test_16_writers_on_20_accounts_never_deadlock_and_lose_nothing(
+    db: asyncpg.Connection, database_url: str
+) -> None:
+    ids = await wallets(db, ACCOUNTS, 100)
+    seed = random.randrange(2**32)
+    print("seed", seed)
+
+    async def writer(number: int) -> list[Outcome]:
+        chance = random.Random(seed + number)
+        conn = await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg())
+        try:
+            outcomes = []
+            for turn in range(15):
+                journals = []
+                for place in range(chance.choice((1, 5, 30))):
+                    payer, payee = chance.sample(ids, 2)
+                    tokens = chance.randint(1, 40)
+                    legs = (debit(payer, tokens), credit(payee, tokens))
+                    journals.append(Journal(f"{number}:{turn}:{place}", TransactionType.ADJUSTMENT, legs))
+                outcomes += [posting.outcome for posting in await store.post(conn, journals, actor="test")]
+            return outcomes
+        finally:
+            await conn.close()
+
+    answers = await asyncio.gather(*(writer(number) for number in range(WRITERS)))
+    outcomes = [outcome for answer in answers for outcome in answer]
+    assert set(outcomes) == {Outcome.POSTED, Outcome.INSUFFICIENT_FUNDS}
+    posted = await db.fetchval("SELECT count(*) FROM journals WHERE type = 'adjustment'")
+    assert posted == outcomes.count(Outcome.POSTED)
+    total, least = await db.fetchrow("SELECT sum(balance), min(balance) FROM accounts WHERE kind = 'wallet'")
+    assert (total, least >= 0) == (ACCOUNTS * 100, True)
+    assert_proved(database_url)
+
+
+async def test_the_same_keys_from_every_writer_at_once_are_posted_once(
+    db: asyncpg.Connection, database_url: str
+) -> None:
+    ids = await wallets(db, 2, 1_000)
+    journals = [
+        Journal(f"same:{number}", TransactionType.ADJUSTMENT, (debit(ids[0], 1), credit(ids[1], 1)))
+        for number in range(50)
+    ]
+
+    async def writer(number: int) -> list[Outcome]:
+        conn = await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg())
+        try:
+            mine = random.Random(number).sample(journals, len(journals))
+            return [posting.outcome for posting in await store.post(conn, mine, actor="test")]
+        finally:
+            await conn.close()
+
+    answers = await asyncio.gather(*(writer(number) for number in range(8)))
+    outcomes = [outcome for answer in answers for outcome in answer]
+    assert outcomes.count(Outcome.POSTED) == 50
+    assert outcomes.count(Outcome.DUPLICATE) == 7 * 50
+    assert (await store.balance(db, "user-1", "wallet")).balance == 1_050
+
+
+async def test_many_journals_on_one_hot_account_number_it_without_a_gap(
+    db: asyncpg.Connection, database_url: str
+) -> None:
+    ids = await wallets(db, 50, 1_000)
+    revenue = await store.platform_account(db, "platform_revenue")
+    journals = [
+        Journal(f"fee:{number}", TransactionType.ADJUSTMENT, (debit(ids[number % 50], 2), credit(revenue, 2)))
+        for number in range(2_000)
+    ]
+    postings = await store.post(db, journals, actor="test")
+    hot = [posting.legs[1] for posting in postings]
+    assert [(leg.balance, leg.version) for leg in hot] == [(2 * (number + 1), number + 1) for number in range(2_000)]
+    entries = await db.fetch(
+        "SELECT balance_after, version FROM entries WHERE account_id = $1 ORDER BY journal_id", revenue
+    )
+    assert [tuple(entry) for entry in entries] == [(leg.balance, leg.version) for leg in hot]
+    assert_proved(database_url)
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+# How the server names the nodes of a plan that it prints.
+NODE = re.compile(r"\{(NESTLOOP|HASHJOIN|MERGEJOIN|SEQSCAN|INDEXSCAN|MODIFYTABLE|NAMEDTUPLESTORESCAN) ")
+
+
+async def plans_of(conn: asyncpg.Connection, journals: list[Journal]) -> list[list[str]]:
+    """The nodes of each plan that posting these makes, in its functions and triggers; none where one is kept."""
+    plans: list[list[str]] = []
+
+    def hear(_conn: Any, message: Any) -> None:
+        said = message.as_dict()
+        context = said.get("context", "")
+        # The head of an audit stream is one row.
+        if "function ledger_post(" in context and "function ledger_audit_append(" not in context:
+            plans.append(NODE.findall(said.get("detail", "")))
+
+    conn.add_log_listener(hear)
+    try:
+        await conn.execute("SET debug_print_plan = on; SET client_min_messages = log")
+        postings = await store.post(conn, journals, actor="test")
+    finally:
+        await conn.execute("RESET debug_print_plan; RESET client_min_messages")
+        conn.remove_log_listener(hear)
+    assert {posting.outcome for posting in postings} == {Outcome.POSTED}
+    return [plan for plan in plans if plan]
+
+
+@pytest.mark.parametrize("first", [1, 3_000])
+async def test_no_plan_of_posting_loops_over_the_batch_and_one_serves_every_size(
+    db: asyncpg.Connection, database_url: str, first: int
+) -> None:
+    ids = await wallets(db, 40, 10_000)
+    revenue = await store.platform_account(db, "platform_revenue")
+    await db.execute("ANALYZE")
+
+    def batch(size: int) -> list[Journal]:
+        return [
+            Journal(
+                f"{size}:{number}",
+                TransactionType.ADJUSTMENT,
+                (debit(ids[number % 40], 3), credit(ids[(number + 1) % 40], 2), credit(revenue, 1)),
+            )
+            for number in range(size)
+        ]
+
+    conn = await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg())
+    try:
+        plans = await plans_of(conn, batch(first))
+        later = await plans_of(conn, batch(200)) + await plans_of(conn, batch(2))
+    finally:
+        await conn.close()
+    nodes = {node for plan in plans for node in plan}
+    assert nodes >= {"MODIFYTABLE", "INDEXSCAN", "NAMEDTUPLESTORESCAN"}, "functions and triggers are seen"
+    assert nodes.isdisjoint({"NESTLOOP", "SEQSCAN"})
+    assert later == []

@@ -1,0 +1,189 @@
+"""Bad input: its own outcome for who asks for outcomes, its own SQLSTATE for who does not, nothing written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ledger import store
+from ledger.journals import MAX_AMOUNT, Journal, Leg, Outcome, TransactionType, credit, debit
+
+# What is in the ledger, to the last row.
+CONTENTS = """
+SELECT (SELECT count(*) FROM journals), (SELECT count(*) FROM entries), (SELECT count(*) FROM journal_keys),
+       (SELECT count(*) FROM financial_audit_log), (SELECT array_agg((id, balance, version) ORDER BY id) FROM accounts)
+"""
+POST_OR_RAISE = """
+SELECT outcome FROM ledger_post_or_raise($1::text[], $2::text[]::transaction_type[], $3::text[]::jsonb[], $4::int[],
+    $5::bigint[], $6::bigint[], 'test')
+"""
+
+
+@dataclass
+class Books:
+    """ann has 100 tokens, bob none, cat's wallet is closed; `grant` is the journal that gave ann hers."""
+
+    ann: int
+    bob: int
+    cat: int
+    granted: int
+    cents: int
+    grant: Journal
+
+
+@pytest.fixture
+async def books(db: asyncpg.Connection) -> Books:
+    ann, bob, cat = await store.ensure_accounts(db, [(owner, "wallet") for owner in ("ann", "bob", "cat")])
+    granted = await store.platform_account(db, "granted_tokens")
+    grant = Journal("grant", TransactionType.GRANT, (debit(granted, 100), credit(ann, 100)))
+    await store.post(db, [grant], actor="test")
+    await db.execute("UPDATE accounts SET status = 'closed' WHERE id = $1", cat)
+    return Books(ann, bob, cat, granted, await store.platform_account(db, "stripe_clearing"), grant)
+
+
+def legs_of(kind: str, b: Books) -> tuple[Leg, ...]:
+    plain = (Leg(b.ann, 1), Leg(b.bob, -1))
+    return {
+        "nothing": (),
+        "one leg": (Leg(b.ann, 1),),
+        "an account twice": (Leg(b.ann, 1), Leg(b.ann, 1), Leg(b.bob, -2)),
+        "1,001 legs": tuple(Leg(10_000 + number, MAX_AMOUNT) for number in range(1_001)),
+        "zero": (Leg(b.ann, 0), Leg(b.bob, 0)),
+        "a negative debit": (debit(b.ann, -1), credit(b.bob, -1)),
+        "beyond the largest": (Leg(b.granted, MAX_AMOUNT + 1), Leg(b.ann, -MAX_AMOUNT - 1)),
+        "beyond bigint": (Leg(b.granted, 2**70), Leg(b.ann, -(2**70))),
+        "a balance beyond the largest": (Leg(b.granted, MAX_AMOUNT), Leg(b.bob, -MAX_AMOUNT)),
+        "an account nobody has": (Leg(b.ann, 1), Leg(999_999, -1)),
+        "a closed account": (Leg(b.ann, 1), Leg(b.cat, -1)),
+        "two units": (Leg(b.cents, 1), Leg(b.ann, -1)),
+        "one side short": (Leg(b.ann, 2), Leg(b.bob, -1)),
+        "more than there is": (Leg(b.ann, 101), Leg(b.bob, -101)),
+        "other content": plain,
+        "no key": plain,
+        "a key too long": plain,
+    }[kind]
+
+
+KEYS = {"other content": "grant", "no key": "", "a key too long": "k" * 256}
+REFUSALS = {
+    "nothing": Outcome.INVALID_JOURNAL,
+    "one leg": Outcome.INVALID_JOURNAL,
+    "an account twice": Outcome.INVALID_JOURNAL,
+    "1,001 legs": Outcome.INVALID_JOURNAL,
+    "no key": Outcome.INVALID_JOURNAL,
+    "a key too long": Outcome.INVALID_JOURNAL,
+    "zero": Outcome.INVALID_AMOUNT,
+    "a negative debit": Outcome.INVALID_AMOUNT,
+    "beyond the largest": Outcome.INVALID_AMOUNT,
+    "beyond bigint": Outcome.INVALID_AMOUNT,
+    "a balance beyond the largest": Outcome.INVALID_AMOUNT,
+    "an account nobody has": Outcome.UNKNOWN_ACCOUNT,
+    "a closed account": Outcome.CLOSED_ACCOUNT,
+    "two units": Outcome.MIXED_UNITS,
+    "one side short": Outcome.UNBALANCED,
+    "more than there is": Outcome.INSUFFICIENT_FUNDS,
+    "other content": Outcome.KEY_REUSED,
+}
+
+
+def bad_journal(kind: str, books: Books) -> Journal:
+    return Journal(KEYS.get(kind, "bad"), TransactionType.ADJUSTMENT, legs_of(kind, books))
+
+
+@pytest.mark.parametrize(("kind", "outcome"), REFUSALS.items())
+async def test_bad_input_has_its_own_outcome_and_leaves_nothing(
+    db: asyncpg.Connection, books: Books, kind: str, outcome: Outcome
+) -> None:
+    before = await db.fetchrow(CONTENTS)
+    (posting,) = await store.post(db, [bad_journal(kind, books)], actor="test")
+    assert (posting.outcome, posting.journal_id) == (outcome, None)
+    assert await db.fetchrow(CONTENTS) == before
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_bad_input_between_good_refuses_neither_neighbour(
+    db: asyncpg.Connection, books: Books, kind: str
+) -> None:
+    first = Journal("first", TransactionType.ADJUSTMENT, (debit(books.ann, 30), credit(books.bob, 30)))
+    last = Journal("last", TransactionType.ADJUSTMENT, (debit(books.bob, 10), credit(books.ann, 10)))
+    # After the first, ann is 30 short of what the grant gave her, and bob 30 nearer the largest balance.
+    postings = await store.post(db, [first, bad_journal(kind, books), last], actor="test")
+    assert [posting.outcome for posting in postings] == [Outcome.POSTED, REFUSALS[kind], Outcome.POSTED]
+    assert (await store.balance(db, "ann", "wallet")).balance == 80
+    assert (await store.balance(db, "bob", "wallet")).version == 2
+
+
+@pytest.mark.parametrize(("kind", "outcome"), REFUSALS.items())
+async def test_who_does_not_ask_for_outcomes_is_told_by_sqlstate_and_nothing_of_the_batch_is_written(
+    db: asyncpg.Connection, books: Books, kind: str, outcome: Outcome
+) -> None:
+    before = await db.fetchrow(CONTENTS)
+    good = Journal("good", TransactionType.ADJUSTMENT, (debit(books.ann, 1), credit(books.bob, 1)))
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await db.fetch(POST_OR_RAISE, *arguments(good, bad_journal(kind, books)))
+    assert refused.value.sqlstate == outcome.sqlstate
+    assert await db.fetchrow(CONTENTS) == before
+
+
+def test_every_refusal_has_a_sqlstate_of_its_own() -> None:
+    refusals = [outcome for outcome in Outcome if not outcome.is_written]
+    assert len({outcome.sqlstate for outcome in refusals}) == len(refusals)
+    assert {outcome.sqlstate for outcome in Outcome if outcome.is_written} == {None}
+    assert set(REFUSALS.values()) == set(refusals)
+
+
+async def test_who_does_not_ask_for_outcomes_posts_and_repeats_like_anybody(
+    db: asyncpg.Connection, books: Books
+) -> None:
+    good = Journal("good", TransactionType.ADJUSTMENT, (debit(books.ann, 1), credit(books.bob, 1)))
+    rows = await db.fetch(POST_OR_RAISE, *arguments(good, books.grant))
+    assert [row["outcome"] for row in rows] == ["posted", "duplicate"]
+
+
+async def test_arrays_that_do_not_fit_each_other_are_an_error_of_the_caller(
+    db: asyncpg.Connection, books: Books
+) -> None:
+    good = arguments(Journal("good", TransactionType.ADJUSTMENT, (debit(books.ann, 1), credit(books.bob, 1))))
+    for place, wrong in (
+        (1, []),
+        (2, []),
+        (3, [1]),
+        (3, [1, 2]),
+        (3, [0, 1]),
+        (3, [1, None]),
+        (4, [books.ann]),
+        (5, []),
+    ):
+        with pytest.raises(asyncpg.InvalidParameterValueError):
+            await db.fetch(POST_OR_RAISE, *good[:place], wrong, *good[place + 1 :])
+
+
+async def test_legs_are_answered_in_the_order_they_were_given_in(db: asyncpg.Connection, books: Books) -> None:
+    """Whatever the order of their accounts, and of the journals they are of."""
+    rows = await db.fetch(
+        "SELECT ordinal, outcome, accounts, balances FROM ledger_post(ARRAY['a', 'b'],"
+        " array_fill('adjustment'::transaction_type, ARRAY[2]), array_fill('{}'::jsonb, ARRAY[2]),"
+        " ARRAY[2, 1, 2, 1], $1::bigint[], ARRAY[-5, -10, 5, 10]::bigint[], 'test')",
+        [books.ann, books.bob, books.bob, books.ann],
+    )
+    assert [tuple(row) for row in rows] == [
+        (1, "posted", [books.bob, books.ann], [10, 90]),
+        (2, "posted", [books.ann, books.bob], [95, 5]),
+    ]
+
+
+def arguments(*journals: Journal) -> list[Any]:
+    """As store.post hands them over."""
+    legs = [(ordinal, leg) for ordinal, journal in enumerate(journals, start=1) for leg in journal.legs]
+    bigint_max = 2**63 - 1
+    return [
+        [journal.key for journal in journals],
+        [journal.type for journal in journals],
+        ["{}" for _ in journals],
+        [ordinal for ordinal, _ in legs],
+        [leg.account_id for _, leg in legs],
+        [max(-bigint_max, min(bigint_max, leg.amount)) for _, leg in legs],
+    ]
