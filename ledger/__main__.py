@@ -125,7 +125,8 @@ def _reconcile(url: str, _: argparse.Namespace) -> int:
         print(difference)
     if found.without_disputes:
         print("ledger: this provider cannot list disputes; they are left out", file=sys.stderr)
-    said = f"{found.payments} payments, {found.in_flight} in flight"
+    since = f" since {found.since.astimezone(UTC):%Y-%m-%d}" if found.since else ""
+    said = f"{found.payments} payments{since}, {found.in_flight} in flight"
     nets = f"Stripe holds {found.at_stripe_cents} cents, the ledger {found.in_ledger_cents}"
     print(f"{len(found.differences)} differences in {said}; {nets}" if found.differences else f"ok: {said}; {nets}")
     return 1 if found.differences else 0

@@ -2,6 +2,9 @@
 
 Stripe is read first and the ledger after it, so that a payment made meanwhile is in the ledger or in flight, and never
 missing from it. Amounts are US cents.
+
+What is in a month that was detached cannot be compared. Payments that Stripe charged before the months that are kept
+are left out, their later refunds too, unless the charge was booked in a month that is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,8 @@ class Reconciliation:
     differences: tuple[Difference, ...]
     without_disputes: bool
     """The provider could not be asked for disputes (a stand-in has none)."""
+    since: datetime | None
+    """Older payments are not compared: their month was detached. None while none was."""
 
 
 def account(environ: Mapping[str, str] = os.environ, dotenv: Path = Path(".env")) -> StripeAccount:
@@ -87,7 +93,7 @@ def account(environ: Mapping[str, str] = os.environ, dotenv: Path = Path(".env")
 def reconcile(database_url: str, at: StripeAccount) -> Reconciliation:
     """Reads both sides whole. Raises NoStripe if Stripe cannot be read, psycopg.Error if the ledger cannot."""
     try:
-        at_stripe, without_disputes = _at_stripe(at)
+        at_stripe, charged_at, without_disputes = _at_stripe(at)
     except stripe.StripeError as error:
         raise NoStripe(f"Stripe: {str(error).strip().splitlines()[0]}") from error
     in_ledger: dict[str, Sums] = {}
@@ -96,7 +102,16 @@ def reconcile(database_url: str, at: StripeAccount) -> Reconciliation:
         for payment, charged, back in conn.execute(SQL["clearing"]):
             in_ledger[payment or "without a payment"] = Sums(charged or 0, back or 0)
         in_flight = {payment for (payment,) in conn.execute(SQL["in_flight"])}
+        row = conn.execute(SQL["kept_since"]).fetchone()
+    assert row is not None
+    since: datetime | None = row[0]
     nothing = Sums()
+    if since is not None:
+        kept = since.timestamp()
+        for payment in [payment for payment, charged in charged_at.items() if charged < kept]:
+            if not in_ledger.get(payment, nothing).charged:
+                at_stripe.pop(payment)
+                in_ledger.pop(payment, None)
     payments = sorted(at_stripe.keys() | in_ledger.keys())
     return Reconciliation(
         payments=len(payments),
@@ -109,19 +124,23 @@ def reconcile(database_url: str, at: StripeAccount) -> Reconciliation:
             if payment not in in_flight and at_stripe.get(payment, nothing) != in_ledger.get(payment, nothing)
         ),
         without_disputes=without_disputes,
+        since=since,
     )
 
 
-def _at_stripe(at: StripeAccount) -> tuple[dict[str, Sums], bool]:
+def _at_stripe(at: StripeAccount) -> tuple[dict[str, Sums], dict[str, int], bool]:
+    """Each payment's sums and the Unix time of its first charge."""
     client = stripe.StripeClient(
         at.secret_key, stripe_version=API_VERSION, base_addresses={"api": at.api_base}, max_network_retries=3
     )
     found: defaultdict[str, Sums] = defaultdict(Sums)
     payment_of: dict[str, str] = {}
+    charged_at: dict[str, int] = {}
     for charge in _all(client.v1.charges):
         if charge["status"] == "succeeded" and charge["captured"]:
             payment = payment_of[charge["id"]] = _id(charge.get("payment_intent")) or charge["id"]
             found[payment].charged += charge.get("amount_captured", charge["amount"])
+            charged_at[payment] = min(charged_at.get(payment, charge["created"]), charge["created"])
     for refund in _all(client.v1.refunds):
         if refund.get("status") not in {"failed", "canceled"} and (charge_id := _id(refund["charge"])) in payment_of:
             found[payment_of[charge_id]].back += refund["amount"]
@@ -135,7 +154,7 @@ def _at_stripe(at: StripeAccount) -> tuple[dict[str, Sums], bool]:
         without_disputes = True
     for sums in found.values():
         sums.back = min(sums.back, sums.charged)
-    return dict(found), without_disputes
+    return dict(found), charged_at, without_disputes
 
 
 def _all(resource: Any) -> Iterator[dict[str, Any]]:

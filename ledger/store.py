@@ -102,11 +102,22 @@ async def balances(conn: Connection, owner_ids: Sequence[str], kind: str) -> dic
     return {row["owner_id"]: Statement(row["balance"], row["version"]) for row in rows}
 
 
+class MonthDetached(LookupError):
+    """What the account held then is in a month that was detached; asking again does not help, its dump does."""
+
+
 async def balance_at(conn: Connection, account_id: int, at: datetime) -> Statement:
-    """What the account held at the end of the millisecond of `at` (with a time zone), by the entries of months that are
-    not detached: zero at version 0 if it has none of them so early."""
+    """What the account held at the end of the millisecond of `at` (with a time zone); zero at version 0 before its first
+    entry. Raises MonthDetached if that can only be read in a month that was detached."""
     row = await conn.fetchrow(SQL["balance_at"], account_id, at)
-    return Statement(**row) if row else Statement(0, 0)
+    # No entry so early is here: a second question, which is rare.
+    if row is None:
+        row = await conn.fetchrow(SQL["balance_before_entries"], account_id, at)
+        if row is None:
+            return Statement(0, 0)
+        if not row["is_known"]:
+            raise MonthDetached(f"what account {account_id} held at {at.isoformat()} is in a month that was detached")
+    return Statement(row["balance"], row["version"])
 
 
 async def history(

@@ -14,3 +14,7 @@ GROUP BY 1;
 -- Payments whose purchase is not finished: the jobs look after them.
 SELECT payment_intent_id AS payment FROM purchases
 WHERE payment_intent_id IS NOT NULL AND status NOT IN ('succeeded', 'failed');
+
+-- name: kept_since
+-- When the oldest month that was not detached began; NULL while none was.
+SELECT ledger_time(max(to_id)) FROM detached_partitions;

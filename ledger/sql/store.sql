@@ -22,10 +22,31 @@ SELECT balance, version FROM accounts WHERE owner_id = $1 AND kind = $2;
 SELECT owner_id, balance, version FROM accounts WHERE owner_id = ANY ($1::text[]) AND kind = $2;
 
 -- name: balance_at
--- The newest entry not after the given millisecond: one probe of (account_id, journal_id).
-SELECT balance_after AS balance, version FROM entries
-WHERE account_id = $1 AND journal_id < ledger_id_at($2) + 4194304
-ORDER BY journal_id DESC LIMIT 1;
+-- The newest entry not after the given millisecond. Month by month, newest first, and no further than the first that has one: each
+-- step is one probe of (account_id, journal_id) in that month's partition, and the others are never executed. The first step
+-- reaches from this month into the future, where a journal may be of a clock that was set back; the last is 2020, where ids begin.
+SELECT e.balance_after AS balance, e.version
+FROM (SELECT age, ledger_id_at((newest - make_interval(months => age)) AT TIME ZONE 'UTC') AS from_id,
+             CASE age WHEN 0 THEN ledger_id_at($2) + 4194304
+                 ELSE ledger_id_at((newest - make_interval(months => age - 1)) AT TIME ZONE 'UTC') END AS to_id
+      FROM date_trunc('month', least($2, now()) AT TIME ZONE 'UTC') AS newest,
+      LATERAL generate_series(0, (extract(year FROM newest)::int - 2020) * 12 + extract(month FROM newest)::int - 1) AS age
+      ORDER BY age) month,
+LATERAL (SELECT balance_after, version FROM entries
+         WHERE account_id = $1 AND journal_id >= month.from_id AND journal_id < month.to_id
+         ORDER BY journal_id DESC LIMIT 1) e
+ORDER BY month.age LIMIT 1;
+
+-- name: balance_before_entries
+-- What the account brought to the oldest entry that is here, and whether that is what it held at the given millisecond: nothing
+-- happened since then that was detached.
+SELECT coalesce(oldest.balance_after - oldest.amount * ledger_normal_side(a.type), a.balance) AS balance,
+       coalesce(oldest.version - 1, a.version) AS version,
+       oldest.version = 1 OR (oldest.version IS NULL AND a.last_journal_id < ledger_id_at($2) + 4194304)
+           OR NOT EXISTS (SELECT FROM detached_partitions WHERE to_id > ledger_id_at($2) + 4194304) AS is_known
+FROM accounts a
+LEFT JOIN LATERAL (SELECT * FROM entries WHERE account_id = a.id ORDER BY journal_id LIMIT 1) oldest ON true
+WHERE a.id = $1;
 
 -- name: history
 -- Newest first, older than the journal $2. The page is cut before it is joined, so that no plan walks the newer journals.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import psycopg
@@ -71,6 +74,76 @@ async def test_a_key_of_a_detached_month_still_answers_duplicate_or_key_reused_a
     assert [(leg.balance, leg.version) for leg in repeat.legs] == [(None, None)] * 2
     assert (fresh.legs[1].balance, fresh.legs[1].version) == (held.balance + 5, held.version + 1)
     assert verify(database_url).findings == ()
+
+
+async def test_a_balance_at_a_time_is_right_beside_detached_months_or_refused(
+    database_url: str, db: asyncpg.Connection
+) -> None:
+    await busy.fill(database_url)
+    with psycopg.connect(DatabaseUrl.parse(database_url).for_psycopg()) as conn:
+        month = busy.old_month(conn)
+    owners = [("ann", "wallet"), ("bob", "wallet"), ("cat", "receivable"), ("dan", "wallet")]
+    ann, bob, owed, dan = await store.ensure_accounts(db, owners)
+    granted = await store.platform_account(db, "granted_tokens")
+    grant = Journal("grant:dan", TransactionType.GRANT, (debit(granted, 3), credit(dan, 3)))
+    await store.post(db, [grant], actor="test")
+
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    ended = datetime(month.year, month.month, 28, tzinfo=UTC) + timedelta(days=4)
+    ended = ended.replace(day=1)
+    last = await db.fetchval("SELECT ledger_time(last_journal_id) FROM accounts WHERE id = $1", ann)
+    before = datetime(month.year, month.month, 1, tzinfo=UTC)
+    times = (before, last - timedelta(milliseconds=1), last, ended, now)
+    everybody = (ann, bob, owed, dan, 999_999)
+    known = {(who, at): await store.balance_at(db, who, at) for who in everybody for at in times}
+    assert known[ann, now] == known[ann, last] == await store.balance(db, "ann", "wallet")
+    assert known[bob, ended] != known[bob, now] == await store.balance(db, "bob", "wallet")
+
+    with psycopg.connect(DatabaseUrl.parse(database_url).for_psycopg()) as conn:
+        busy.detach(conn)
+    refused = set()
+    for (who, at), statement in known.items():
+        try:
+            assert await store.balance_at(db, who, at) == statement
+        except store.MonthDetached:
+            refused.add((who, at))
+    # bob has an entry of this month: what he held in the old one went with it, to its end.
+    assert refused >= {(bob, before), (bob, last), (ann, before), (owed, before)}
+    assert all(at < ended for _, at in refused)
+    assert refused.isdisjoint({(ann, last), (dan, before), (dan, last), (999_999, before)})
+
+
+def executed(plan: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The partitions of entries that a plan read, and how often; not those that it never executed."""
+    if plan.get("Relation Name", "").startswith("entries") and plan["Actual Loops"]:
+        yield plan["Relation Name"], plan["Actual Loops"]
+    for part in plan.get("Plans", ()):
+        yield from executed(part)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_balance_at_a_time_is_one_probe_and_older_and_newer_months_are_never_executed(
+    database_url: str, db: asyncpg.Connection, mode: str
+) -> None:
+    await busy.fill(database_url)
+    bob, ann = await store.ensure_accounts(db, [("bob", "wallet"), ("ann", "wallet")])
+    this, old = [
+        "entries" + await db.fetchval(f"SELECT to_char({month}, '_YYYY_MM')")
+        for month in ("now() AT TIME ZONE 'UTC'", busy.OLD_MONTH)
+    ]
+    await db.execute(f"SET plan_cache_mode = {mode}; PREPARE read (bigint, timestamptz) AS {store.SQL['balance_at']}")
+
+    async def read(account: int, at: str) -> list[tuple[str, int]]:
+        rows = await db.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE read ({account}, {at})")
+        (explained,) = json.loads(rows)
+        assert "entries" in str(explained)
+        return list(executed(explained["Plan"]))
+
+    assert await read(bob, "now()") == [(this, 1)]
+    last = f"{busy.OLD_MONTH} AT TIME ZONE 'UTC' + interval '1 month' - interval '1 ms'"
+    assert await read(ann, last) == [(old, 1)]
+    # ann did nothing in this month and the last, which nobody made: a probe for each, and one that finds.
+    assert await read(ann, "now()") == [(old, 1), (this, 1), ("entries_default", 1)]
 
 
 @pytest.mark.parametrize(

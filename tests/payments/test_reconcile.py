@@ -65,6 +65,22 @@ async def test_a_credit_without_a_charge_is_named(buyer: Buyer, stripe: Stripe, 
     assert "Stripe charged $0.00 and gave back $0.00, the ledger has $5.00 and $0.00" in said
 
 
+async def test_payments_of_detached_months_are_not_compared(buyer: Buyer, stripe: Stripe, ledger: Ledger) -> None:
+    await buyer.buy(await stripe.card(), 500)
+    [gone] = await stripe.all("payment_intents")
+    # As detaching leaves it; what was charged before and booked in a month that is kept is compared all the same.
+    await ledger.conn.execute(
+        "SET session_replication_role = replica; DELETE FROM entries; DELETE FROM journals;"
+        "RESET session_replication_role;"
+        "INSERT INTO detached_partitions VALUES ('entries_gone', 0, ledger_id_at(now() + interval '1 hour'))"
+    )
+    since = await ledger.conn.fetchval("SELECT to_char((now() + interval '1 hour') AT TIME ZONE 'UTC', 'YYYY-MM-DD')")
+    await buyer.buy(await stripe.card(), 700)
+    status, said = await run(ledger, stripe)
+    assert said == f"ok: 1 payments since {since}, 0 in flight; Stripe holds 700 cents, the ledger 700\n"
+    assert (status, gone["id"] in said) == (0, False)
+
+
 async def test_what_disputes_hold_is_compared_too(
     buyer: Buyer, stripe: Stripe, ledger: Ledger, http: aiohttp.ClientSession
 ) -> None:
