@@ -107,8 +107,8 @@ class MonthDetached(LookupError):
 
 
 async def balance_at(conn: Connection, account_id: int, at: datetime) -> Statement:
-    """What the account held at the end of the millisecond of `at` (with a time zone); zero at version 0 before its first
-    entry. Raises MonthDetached if that can only be read in a month that was detached."""
+    """What the account held at the end of the millisecond of `at` (with a time zone); zero at version 0 before its
+    first entry. Raises MonthDetached if that can only be read in a month that was detached."""
     row = await conn.fetchrow(SQL["balance_at"], account_id, at)
     # No entry so early is here: a second question, which is rare.
     if row is None:

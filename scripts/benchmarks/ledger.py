@@ -32,7 +32,7 @@ from rich.table import Table
 from ledger import store
 from ledger.database_url import DatabaseUrl
 from ledger.journals import Journal, TransactionType, credit, debit
-from scripts.benchmarks.harness import plots, postgres
+from scripts.benchmarks.harness import plans, plots, postgres
 from scripts.benchmarks.harness.latency import percentiles_ms
 
 BATCHES = (1, 10, 100, 1_000, 10_000)
@@ -173,8 +173,7 @@ async def measure(
             }
             found.append({**cell._asdict(), **rates})
         await connections[0].execute("VACUUM ANALYZE")
-        plans = {str(size): await plans_of(connections[0], accounts, size) for size in options.batches}
-        return found, plans
+        return found, {str(size): await plans_of(url, accounts, size) for size in options.batches}
     finally:
         for connection in connections:
             await connection.close()
@@ -219,28 +218,16 @@ async def rate(
     return {"journals_per_s": round(journals / busy_s), "batch_ms": percentiles_ms(durations)}
 
 
-async def plans_of(conn: asyncpg.Connection, accounts: Accounts, size: int) -> dict[str, Any]:
-    """The plans of every statement that one batch runs, those inside functions and triggers too."""
+async def plans_of(url: str, accounts: Accounts, size: int) -> dict[str, Any]:
+    """The plans of every statement that one batch runs in functions and triggers, made on a new connection."""
+    conn = await asyncpg.connect(**DatabaseUrl.parse(url).for_asyncpg())
     try:
-        await conn.execute("LOAD 'auto_explain'")
-    except asyncpg.PostgresError as error:
-        return {"unavailable": f"this server has no auto_explain: {error}"}
-    said: list[str] = []
-
-    def hear(_conn: Any, message: Any) -> None:
-        said.append(message.message)
-
-    conn.add_log_listener(hear)
-    try:
-        async with conn.transaction():
-            for setting in ("log_min_duration = 0", "log_nested_statements = on", "log_level = notice"):
-                await conn.execute(f"SET LOCAL auto_explain.{setting}")
-            await ours(conn, a_batch(accounts, Cell(3, size, 1), random.Random(size), f"plan:{time.monotonic_ns()}"))
+        batch = a_batch(accounts, Cell(3, size, 1), random.Random(size), f"plan:{time.monotonic_ns()}")
+        made = await plans.made_by(conn, ours(conn, batch))
     finally:
-        conn.remove_log_listener(hear)
-    plans = [re.sub(r"^duration: [\d.]+ ms  plan:\n", "", plan) for plan in said]
-    nested = sum("Nested Loop" in plan for plan in plans)
-    return {"statements": len(plans), "with_nested_loop": nested, "plans": plans}
+        await conn.close()
+    nested = sum("Nested Loop" in plan.nodes for plan in made)
+    return {"statements": len(made), "with_nested_loop": nested, "plans": [str(plan) for plan in made]}
 
 
 def pgbench(url: str, seconds: float) -> dict[str, Any]:
@@ -312,11 +299,17 @@ def show(figures: dict[str, Any], console: Console) -> None:
         f"best: {best['journals_per_s']:,} journals/s with {best['legs']} legs, batch {best['batch']:,}, "
         f"{best['writers']} writers: {figures['ratio_to_raw']} of raw, {figures['ratio_to_tpcb']} × tpcb-like"
     )
-    for size, plans in figures["plans"].items():
-        told = plans.get("unavailable") or (
-            f"{plans['statements']} statements, {plans['with_nested_loop']} of them with a nested loop"
+    said: list[str] = []
+    for size, of in figures["plans"].items():
+        console.print(
+            f"plans at batch {size}: {of['statements']} statements, "
+            f"{of['with_nested_loop'] or 'none'} of them with a nested loop over the batch"
+            + (", the same" if of["plans"] == said else "")
         )
-        console.print(f"plans at batch {size}: {told}")
+        if of["plans"] != said:
+            said = of["plans"]
+            for plan in said:
+                console.print(f"  {plan}", highlight=False, markup=False, soft_wrap=True)
 
 
 def plot(figures: dict[str, Any], path: Path) -> Path:
