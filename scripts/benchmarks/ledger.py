@@ -1,8 +1,9 @@
 """Posting: the ledger, the raw limit of the same rows, and pgbench, side by side on one server.
 
 Ours is one call of `ledger_post` a batch, as the meter and the payments make it. The raw limit writes the same rows
-into tables of the same shape with the same indexes, by plain multi-row INSERT and UPDATE, without a check, an answer or
-a hash; it only locks the accounts in order, as anything must that several writers do. pgbench's built-in `tpcb-like`
+(journals, keys, entries, accounts, an audit row and its stream's head) into tables of the same shape, indexes,
+constraints and free space, by plain multi-row INSERT and UPDATE, without a check, an answer or a hash; it only locks
+the accounts in order, as anything must that several writers do. pgbench's built-in `tpcb-like`
 and `simple-update` run on the same server.
 
 Journals of 2 legs move tokens between two of 1,000 wallets; those of 3 legs are calls' debits: wallet → earnings and
@@ -40,6 +41,7 @@ WRITERS = (1, 4, 16)
 LEGS = (2, 3)
 WALLETS = 1_000
 FUNDS = 10**12
+VARIANTS = 16  # batches of different accounts, taken in turn
 PGBENCH_CLIENTS = 16
 COMPARED_WRITERS = 4
 COMPARED_FROM = 100
@@ -71,6 +73,14 @@ class Batch(NamedTuple):
     leg_amounts: list[int]
 
 
+class Moves(NamedTuple):
+    """What a batch comes to on each account, in id order: added up for raw before it is timed."""
+
+    accounts: list[int]
+    moved: list[int]
+    entries: list[int]
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     postgres.arguments(parser)
     parser.add_argument("--seconds", type=float, default=1.5, help="for each cell (default: %(default)s)")
@@ -95,8 +105,11 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
+def keys(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}:{number}" for number in range(count)]
+
+
 def a_batch(accounts: Accounts, cell: Cell, chance: random.Random, prefix: str) -> Batch:
-    keys = [f"{prefix}:{number}" for number in range(cell.batch)]
     leg_accounts: list[int] = []
     if cell.legs == 2:
         for _ in range(cell.batch):
@@ -108,7 +121,7 @@ def a_batch(accounts: Accounts, cell: Cell, chance: random.Random, prefix: str) 
             leg_accounts += (accounts.wallets[place], accounts.earnings[-1 - place], accounts.revenue)
         amounts = [10, -8, -2]
     return Batch(
-        keys=keys,
+        keys=keys(prefix, cell.batch),
         types=["call_debit"] * cell.batch,
         details=["{}"] * cell.batch,
         leg_journals=[number for number in range(1, cell.batch + 1) for _ in range(cell.legs)],
@@ -117,25 +130,26 @@ def a_batch(accounts: Accounts, cell: Cell, chance: random.Random, prefix: str) 
     )
 
 
-async def ours(conn: asyncpg.Connection, batch: Batch) -> None:
-    rows = await conn.fetch(store.SQL["post"], *batch, "benchmark")
-    assert all(row["outcome"] == "posted" for row in rows), {row["outcome"] for row in rows}
-
-
-async def raw(conn: asyncpg.Connection, batch: Batch) -> None:
+def moves_of(batch: Batch) -> Moves:
     accounts = sorted(set(batch.leg_accounts))
     moved = dict.fromkeys(accounts, 0)
     entries = dict.fromkeys(accounts, 0)
     for account, amount in zip(batch.leg_accounts, batch.leg_amounts, strict=True):
         moved[account] -= amount
         entries[account] += 1
-    await conn.execute(
-        "SELECT raw_post($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        *batch, accounts, list(moved.values()), list(entries.values()),
-    )  # fmt: skip
+    return Moves(accounts, list(moved.values()), list(entries.values()))
 
 
-Write = Callable[[asyncpg.Connection, Batch], Awaitable[None]]
+async def ours(conn: asyncpg.Connection, batch: Batch, _: Moves) -> None:
+    rows = await conn.fetch(store.SQL["post"], *batch, "benchmark")
+    assert all(row["outcome"] == "posted" for row in rows), {row["outcome"] for row in rows}
+
+
+async def raw(conn: asyncpg.Connection, batch: Batch, moves: Moves) -> None:
+    await conn.execute("SELECT raw_post($1, $2, $3, $4, $5, $6, $7, $8, $9)", *batch, *moves)
+
+
+Write = Callable[[asyncpg.Connection, Batch, Moves], Awaitable[None]]
 WRITES: dict[str, Write] = {"ours": ours, "raw": raw}
 
 
@@ -186,31 +200,32 @@ def _product(legs: Sequence[int], batches: Sequence[int], writers: Sequence[int]
 async def rate(
     write: Write, connections: Sequence[asyncpg.Connection], accounts: Accounts, cell: Cell, seconds: float
 ) -> dict[str, Any]:
-    """Journals a second and the latency of a batch. Batches are made before they are timed."""
+    """Journals a second and the latency of a batch. Batches are made before they are timed, but for their keys: what
+    the client does between two batches is next to nothing."""
     chance = random.Random(cell.batch)
     run_id = f"{write.__name__}:{time.monotonic_ns()}"
     durations: list[float] = []
     journals = busy_s = 0.0
 
+    made = [a_batch(accounts, cell, chance, "") for _ in range(VARIANTS)]
+    variants = [(batch, moves_of(batch)) for batch in made]
+
     async def writer(number: int, connection: asyncpg.Connection, until: float) -> None:
         nonlocal journals
         turn = 0
         while turn == 0 or time.perf_counter() < until:
-            batch = a_batch(accounts, cell, chance, f"{run_id}:{number}:{turn}")
+            batch, moves = variants[(number + turn) % VARIANTS]
+            batch = batch._replace(keys=keys(f"{run_id}:{number}:{turn}", cell.batch))
             started = time.perf_counter()
-            await write(connection, batch)
+            await write(connection, batch, moves)
             durations.append(time.perf_counter() - started)
             journals += cell.batch
             turn += 1
 
     # Prepares the statements and their plans.
     warm = cell._replace(batch=min(cell.batch, 100))
-    await asyncio.gather(
-        *(
-            write(one, a_batch(accounts, warm, chance, f"{run_id}:warm:{number}"))
-            for number, one in enumerate(connections)
-        )
-    )
+    warming = [a_batch(accounts, warm, chance, f"{run_id}:warm:{number}") for number in range(len(connections))]
+    await asyncio.gather(*(write(one, b, moves_of(b)) for one, b in zip(connections, warming, strict=True)))
     started = time.perf_counter()
     until = started + seconds
     await asyncio.gather(*(writer(number, one, until) for number, one in enumerate(connections)))
@@ -223,7 +238,7 @@ async def plans_of(url: str, accounts: Accounts, size: int) -> dict[str, Any]:
     conn = await asyncpg.connect(**DatabaseUrl.parse(url).for_asyncpg())
     try:
         batch = a_batch(accounts, Cell(3, size, 1), random.Random(size), f"plan:{time.monotonic_ns()}")
-        made = await plans.made_by(conn, ours(conn, batch))
+        made = await plans.made_by(conn, ours(conn, batch, moves_of(batch)))
     finally:
         await conn.close()
     nested = sum("Nested Loop" in plan.nodes for plan in made)

@@ -41,7 +41,7 @@ NODES = {
     "LOCKROWS": "LockRows",
     "LIMIT": "Limit",
 }
-_NODE = re.compile(rf"\{{({'|'.join(NODES)}) :")
+_NODE = re.compile(rf"\{{({'|'.join(NODES)})\s")
 _FUNCTION = re.compile(r"PL/pgSQL function (\w+)\(.*?\) line (\d+)")
 
 
