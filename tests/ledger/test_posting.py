@@ -75,3 +75,16 @@ async def test_the_same_key_again_answers_the_original_or_says_it_was_reused(db:
     assert postings[1].legs == (PostedLeg(source, 10, 1), PostedLeg(wallet, 10, 1))
     assert postings[3] == postings[0].__class__(Outcome.DUPLICATE, postings[0].journal_id, postings[0].legs)
     assert (await store.balance(db, "ann", "wallet")).version == 2
+
+
+async def test_ids_of_an_account_grow_when_the_clock_is_set_back_and_the_sequence_wraps(db: asyncpg.Connection) -> None:
+    clock = await db.fetchval("SELECT pg_get_functiondef('ledger_id_at'::regproc)")
+    await db.execute(clock.replace("epoch FROM p_at)", "epoch FROM p_at + interval '1 hour')"))
+    await db.execute("SELECT setval('journal_id_low', 4194300)")
+    ann = await grant(db, "ann", 10)
+    await db.execute(clock)
+    await db.execute("SELECT setval('journal_id_low', 4194302)")
+    for tokens in (11, 12, 13):
+        await grant(db, "ann", tokens)
+    entries = await db.fetch("SELECT version FROM entries WHERE account_id = $1 ORDER BY journal_id", ann)
+    assert [entry["version"] for entry in entries] == [1, 2, 3, 4]
