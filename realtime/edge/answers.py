@@ -161,6 +161,7 @@ class ClientConfig(BaseModel):
     tokensPerUsd: int
     periodSeconds: int
     devLogin: bool
+    enhancedFeatures: bool
 
 
 class SignedIn(BaseModel):

@@ -42,6 +42,7 @@ def client_config(settings: Settings) -> dict[str, Any]:
         "tokensPerUsd": settings.tokens_per_usd,
         "periodSeconds": settings.billing_period_seconds,
         "devLogin": not settings.production and bool(settings.jwt_secret),
+        "enhancedFeatures": settings.enable_enhanced_features,
     }
 
 

@@ -183,6 +183,27 @@ async def test_topping_up_in_the_call_takes_the_warning_away_and_keeps_it_going(
     await expect(ann.get_by_role("button", name="End")).to_be_visible()
 
 
+@pytest.mark.parametrize("card", ["Pays", "Asks for authentication"])
+async def test_without_the_enhanced_features_the_page_buys_by_the_old_route(
+    launch: Launch, people: People, stripe: Stripe, card: str
+) -> None:
+    shop = await open_shop(launch, stripe, ENABLE_ENHANCED_FEATURES="false")
+    ivy = await people.come(shop, "ivy")
+    asked: list[str] = []
+    ivy.context.on("request", lambda request: asked.append(request.url.removeprefix(shop.url)))
+    page = await at_the_till(ivy, card=card)
+    other = await ivy.home()
+    await pay(page)
+    if card != "Pays":
+        await page.get_by_role("button", name="Yes, authenticate").click()
+    await expect(page.get_by_role("heading", name="1,000 tokens are yours")).to_be_visible()
+    for tab in (page, other):
+        await expect(tab.get_by_test_id("balance")).to_have_text("1,000")
+    assert len(await stripe.charges()) == 1
+    assert asked.count("/api/payments/tokens/purchase") == 1
+    assert not [path for path in asked if path.startswith("/api/v1/payments/")]
+
+
 STRIPE_JS = """
 const said = (window.stripeSaid = []);
 window.Stripe = (key) => ({

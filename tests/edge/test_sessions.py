@@ -72,6 +72,7 @@ async def test_the_config_says_what_a_page_needs(server: Server, http: aiohttp.C
         "tokensPerUsd": 100,
         "periodSeconds": 60,
         "devLogin": True,
+        "enhancedFeatures": True,
     }
 
 

@@ -10,6 +10,7 @@ const config = {
   tokensPerUsd: 100,
   periodSeconds: 60,
   devLogin: true,
+  enhancedFeatures: true,
 };
 const signedIn = (csrfToken: string) => ({
   status: 200,

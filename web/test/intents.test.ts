@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from "vitest";
-import { ApiService, deliver, IntentStore, IntentUnanswered } from "../src/client";
+import { ApiService, deliver, IntentStore, IntentUnanswered, newTill } from "../src/client";
 import { noWait, problem, scriptedServer, tabStorage, type Scripted } from "./fakes";
 
 const body = { amountInCents: 1000, paymentMethodId: "pm_1" };
@@ -19,7 +19,7 @@ describe("an intent and its idempotency key", () => {
     const done = deliver<typeof body, unknown>(
       intents,
       "purchase",
-      (intent) => api.purchaseTokens(intent.body, intent.key),
+      (intent) => newTill(api).buy(intent.body, intent.key),
       { ...noWait, retryDelaysMs: [1, 1] },
     );
     return { done, keys: () => server.sent.map(({ headers }) => headers.get("Idempotency-Key")) };
@@ -83,7 +83,7 @@ describe("an intent and its idempotency key", () => {
     const waits: number[] = [];
     const server = scriptedServer(problem(503, "limiter_unavailable", { retryAfter: 2 }), { status: 200, body: {} });
     const api = new ApiService({ fetch: server.fetch });
-    await deliver<typeof body, unknown>(intents, "purchase", (intent) => api.purchaseTokens(intent.body, intent.key), {
+    await deliver<typeof body, unknown>(intents, "purchase", (intent) => newTill(api).buy(intent.body, intent.key), {
       retryDelaysMs: [400],
       sleep: (ms) => Promise.resolve(void waits.push(ms)),
     });

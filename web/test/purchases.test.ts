@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { ApiService, IntentStore, PaymentFormError, PurchaseService } from "../src/client";
+import { ApiService, IntentStore, newTill, oldTill, PaymentFormError, PurchaseService } from "../src/client";
 import { noWait, problem, scriptedServer, tabStorage, type Scripted } from "./fakes";
 
 const succeeded: Scripted = {
@@ -18,9 +18,12 @@ describe("buying tokens", () => {
     storage = tabStorage();
   });
 
-  function shop(...script: Scripted[]) {
+  const shop = (...script: Scripted[]) => shopWith(newTill, ...script);
+  const oldShop = (...script: Scripted[]) => shopWith(oldTill, ...script);
+
+  function shopWith(till: typeof newTill, ...script: Scripted[]) {
     const server = scriptedServer(...script);
-    const service = new PurchaseService(new ApiService({ fetch: server.fetch }), new IntentStore(storage), {
+    const service = new PurchaseService(till(new ApiService({ fetch: server.fetch })), new IntentStore(storage), {
       ...noWait,
       retryDelaysMs: [1],
       confirmDelaysMs: [1, 1, 1],
@@ -159,5 +162,47 @@ describe("buying tokens", () => {
     await expect(service.buy(1000, typo)).rejects.toThrow("16 digits");
     expect(server.sent).toHaveLength(0);
     expect(service.pending()).toBeUndefined();
+  });
+
+  describe("by the old route alone", () => {
+    const history = (...items: object[]): Scripted => ({ status: 200, body: { items, nextCursor: null } });
+    const paid = { type: "purchase", purchaseId: "p1", amount: 1000 };
+
+    test("asks nothing of the new routes, and repeats a lost answer with its key", async () => {
+      const before = oldShop("lost", "lost");
+      expect(await before.service.buy(1000, tools())).toEqual({ kind: "unanswered" });
+      const after = oldShop(succeeded);
+      expect(await after.service.resume(tools())).toMatchObject({ kind: "succeeded", tokens: 1000 });
+      expect(new Set([...before.keys(), ...after.keys()]).size).toBe(1);
+      expect(after.server.sent[0]?.path).toContain("/api/payments/tokens/purchase");
+    });
+
+    test("watches the wallet's history for the purchase that the bank was asked about", async () => {
+      const refunded = { type: "refund", purchaseId: "p1", amount: -1000 };
+      const { service, server } = oldShop(
+        needsAction,
+        history(),
+        history(refunded, { ...paid, purchaseId: "another" }),
+        history(paid),
+      );
+      const bank = tools();
+      expect(await service.buy(1000, bank)).toEqual({ kind: "succeeded", tokens: 1000 });
+      expect(bank.authenticate).toHaveBeenCalledExactlyOnceWith("pi_1_secret_x");
+      expect(server.left()).toBe(0);
+      expect(server.sent.filter(({ path }) => path.includes("/api/v1/payments/"))).toEqual([]);
+    });
+
+    test("a reload after the bank agreed asks nobody again", async () => {
+      const { service } = oldShop(needsAction, history(paid));
+      const bank = tools();
+      expect(await service.buy(1000, bank)).toMatchObject({ kind: "succeeded" });
+      expect(bank.authenticate).not.toHaveBeenCalled();
+    });
+
+    test("one that stays away from the history is processing, and says so", async () => {
+      const { service } = oldShop(needsAction, history(), history(), history(), history());
+      expect(await service.buy(1000, tools())).toEqual({ kind: "processing" });
+      expect(service.pending()).toBeUndefined();
+    });
   });
 });

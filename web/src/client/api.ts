@@ -1,17 +1,6 @@
 /** The HTTP side: one method for each route, one error for every refusal. */
 import { ServerClock } from "./clock";
-import type {
-  Balance,
-  Call,
-  Me,
-  OnlineUsers,
-  OpsOverview,
-  Page,
-  Purchase,
-  Purchased,
-  PurchaseRequest,
-  Transaction,
-} from "./wire";
+import type { Balance, Call, Me, OnlineUsers, OpsOverview, Page, Purchase, Transaction } from "./wire";
 
 /** The server answered, and the answer is no: an RFC 9457 problem with its stable `code`. */
 export class ApiError extends Error {
@@ -110,11 +99,6 @@ export class ApiService {
 
   async setRate(tokensPerPeriod: number): Promise<void> {
     await this.request("PUT", "/api/v1/me/rate", { body: { tokensPerPeriod } });
-  }
-
-  /** 200 with the tokens, or 202 with a `clientSecret` to authenticate; a decline is an ApiError of 402. */
-  async purchaseTokens(body: PurchaseRequest, idempotencyKey: string): Promise<Answer<Purchased>> {
-    return this.request<Purchased>("POST", "/api/v1/payments/purchase-tokens", { body, idempotencyKey });
   }
 
   async purchase(purchaseId: string, signal?: AbortSignal): Promise<Purchase> {

@@ -5,9 +5,10 @@
  * answer, a 3-D Secure step in between included. `pending` finds one that a reload interrupted, and `resume` finishes it
  * with the key it began with.
  */
-import { ApiError, type Answer, type ApiService } from "./api";
+import { ApiError, type Answer } from "./api";
 import { deliver, mayStillHappen, type Delivery, type Intent, type IntentStore } from "./intents";
-import type { Purchase, Purchased, PurchaseRequest } from "./wire";
+import type { Standing, Till } from "./till";
+import type { Purchased, PurchaseRequest } from "./wire";
 
 const scope = "purchase";
 
@@ -42,7 +43,7 @@ export class PurchaseService {
   #running: Promise<PurchaseOutcome> | undefined;
 
   constructor(
-    private readonly api: ApiService,
+    private readonly till: Till,
     private readonly intents: IntentStore,
     private readonly timing: PurchaseTiming = {},
   ) {}
@@ -82,7 +83,7 @@ export class PurchaseService {
       const { body: answer } = await deliver<PurchaseRequest, Answer<Purchased>>(
         this.intents,
         scope,
-        ({ body, key }) => this.api.purchaseTokens(body, key),
+        ({ body, key }) => this.till.buy(body, key),
         this.timing,
       );
       this.intents.note(scope, { reference: answer.purchaseId });
@@ -95,22 +96,22 @@ export class PurchaseService {
 
   /** A replayed answer tells what was true when it was first given; the purchase itself tells what is. */
   async #conclude(answer: Purchased, tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
-    const purchase = await this.api.purchase(answer.purchaseId);
+    const purchase = await this.till.standing(answer);
     if (isFinished(purchase)) return this.#settled(outcomeOfPurchase(purchase));
     if (purchase.status === "requires_action" && answer.clientSecret) {
       tools.onStep?.("authenticating");
       if (!(await tools.authenticate(answer.clientSecret))) return this.#settled({ kind: "not_authenticated" });
     }
     tools.onStep?.("confirming");
-    return this.#confirmed(answer.purchaseId);
+    return this.#confirmed(answer);
   }
 
   /** The bank has it; our server learns of it by webhook, within seconds. */
-  async #confirmed(purchaseId: string): Promise<PurchaseOutcome> {
+  async #confirmed(answer: Purchased): Promise<PurchaseOutcome> {
     const { confirmDelaysMs = [500, 1000, 1000, 2000, 2000, 3000, 5000, 5000], sleep = pause } = this.timing;
     for (const delay of confirmDelaysMs) {
       await sleep(delay);
-      const purchase = await this.api.purchase(purchaseId);
+      const purchase = await this.till.standing(answer);
       if (isFinished(purchase)) return this.#settled(outcomeOfPurchase(purchase));
     }
     return this.#settled({ kind: "processing" });
@@ -122,11 +123,11 @@ export class PurchaseService {
   }
 }
 
-function isFinished(purchase: Purchase): boolean {
+function isFinished(purchase: Standing): boolean {
   return purchase.status === "succeeded" || purchase.status === "failed";
 }
 
-function outcomeOfPurchase({ status, tokens }: Purchase): PurchaseOutcome {
+function outcomeOfPurchase({ status, tokens }: Standing): PurchaseOutcome {
   return status === "succeeded"
     ? { kind: "succeeded", tokens }
     : { kind: "declined", message: "The bank declined the payment." };

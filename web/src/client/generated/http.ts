@@ -467,6 +467,7 @@ export interface components {
             agoraAppId: string;
             agoraConfigured: boolean;
             devLogin: boolean;
+            enhancedFeatures: boolean;
             /** @enum {string} */
             environment: "development" | "production";
             periodSeconds: number;

@@ -9,6 +9,7 @@ import { syncQueries } from "../querySync";
 import type { SessionService } from "../session";
 import { CallSocket } from "../socket";
 import type { Store } from "../store";
+import { newTill, oldTill } from "../till";
 import type { PublicConfig, Session } from "../wire";
 
 type SignedIn = Extract<Session, { authenticated: true }>;
@@ -35,18 +36,19 @@ export interface CallMeterProviderProps {
 export function CallMeterProvider({ sessions, session, children }: CallMeterProviderProps) {
   const queries = useQueryClient();
   const { userId } = session;
-  const { agoraConfigured } = session.config;
+  const { agoraConfigured, enhancedFeatures } = session.config;
 
   const services = useMemo(() => {
     const { api } = sessions;
+    const till = enhancedFeatures ? newTill(api) : oldTill(api);
     const socket = new CallSocket({ mayReconnect: async () => (await sessions.refresh()).authenticated });
     return {
       api,
       socket,
       calls: new CallService(socket, api, { userId, agoraConfigured }),
-      purchases: new PurchaseService(api, new IntentStore(sessionStorage, `callmeter.intent.${userId}.`)),
+      purchases: new PurchaseService(till, new IntentStore(sessionStorage, `callmeter.intent.${userId}.`)),
     };
-  }, [sessions, userId, agoraConfigured]);
+  }, [sessions, userId, agoraConfigured, enhancedFeatures]);
 
   useEffect(() => {
     const { socket, calls } = services;
