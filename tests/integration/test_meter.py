@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -85,6 +86,7 @@ async def test_a_meter_killed_20_times_in_mid_batch_loses_and_doubles_nothing(
     await set_clock(conn, START + timedelta(seconds=60 * periods - 1))
     for kill in range(20):
         await eventually(lambda: _nothing_held(conn))
+        before = await _billed(conn)
         async with pool.acquire() as holder, holder.transaction():
             # Open for as long as Python takes to start, which may be longer than the pool lets a transaction idle.
             await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -99,13 +101,21 @@ async def test_a_meter_killed_20_times_in_mid_batch_loses_and_doubles_nothing(
                 if kill % 2:
                     await eventually(lambda: _in_mid_batch(conn))
                 else:
-                    await asyncio.sleep(moment.uniform(0.0, 0.15))
+                    await eventually(partial(_more_billed, conn, before))
+                    await asyncio.sleep(moment.uniform(0.0, 0.05))  # into some moment of the batch that follows
                 process.kill()
-    billed = await conn.fetchval("SELECT sum(periods_billed) FROM calls")
-    assert 0 < billed < calls * periods, "the kills came in the middle of the work"
+    assert 0 < await _billed(conn) < calls * periods, "the kills came in the middle of the work"
     await eventually(lambda: _nothing_held(conn))
     await meter_all(pool)
     await assert_once_for_each_period(conn, calls, periods)
+
+
+async def _billed(conn: Any) -> int:
+    return int(await conn.fetchval("SELECT sum(periods_billed) FROM calls"))
+
+
+async def _more_billed(conn: Any, before: int) -> bool:
+    return await _billed(conn) > before
 
 
 async def _in_mid_batch(conn: Any) -> bool:
