@@ -18,6 +18,10 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+
+# Hypothesis imports it in the middle of a test, and pytest then rewrites its asserts deep in a stack, where the parser
+# of Python 3.11 now and then says "AST constructor recursion depth mismatch".
+import hypothesis.internal.conjecture.optimiser  # noqa: F401
 import psycopg
 import pytest
 from psycopg import sql
