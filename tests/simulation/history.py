@@ -164,9 +164,11 @@ class History:
             try:
                 loop.run_until_complete(self._run())
             finally:
-                for task in self._tasks:
-                    task.cancel()
-                loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+                left = {task for task in self._tasks if not task.done()}
+                while left:  # a cancellation that meets the end of what was waited for is lost: Python 3.11's wait_for
+                    for task in left:
+                        task.cancel()
+                    _, left = loop.run_until_complete(asyncio.wait(left, timeout=1))
         if self.failure is not None:
             raise Broken(repr(self.failure)) from self.failure
 
