@@ -169,6 +169,7 @@ class History:
                     for task in left:
                         task.cancel()
                     _, left = loop.run_until_complete(asyncio.wait(left, timeout=1))
+                loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
         if self.failure is not None:
             raise Broken(repr(self.failure)) from self.failure
 
