@@ -13,6 +13,7 @@ import redis
 import structlog
 from aiohttp import web
 
+from realtime.adapters.logs import in_words
 from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.presence import Presence
 from realtime.adapters.transactions import Database
@@ -181,7 +182,7 @@ def _postgres_probe(db: Database) -> http.Probe:
             async with asyncio.timeout(PROBE_TIMEOUT_S), db.connection() as conn:
                 await conn.fetchval("SELECT 1")
         except UNREACHABLE as error:
-            return f"{type(error).__name__}: {error}".removesuffix(": ")
+            return in_words(error)
         return None
 
     return probe
@@ -195,7 +196,7 @@ def _redis_probe(client: Any, presence: Presence, sio: FanoutServer) -> http.Pro
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await client.ping()
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            return f"{type(error).__name__}: {error}".removesuffix(": ")
+            return in_words(error)
         return presence.trouble or sio.deaf()
 
     return probe

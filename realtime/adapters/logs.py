@@ -83,22 +83,29 @@ def _without_rows(_logger: Any, _method: str, event: Any) -> Any:
     return event
 
 
+def in_words(error: BaseException) -> str:
+    """What an error is and what it says, in one line; its repr may leave out the reason, as those of Redis do."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _error_of(exc_info: Any) -> Any:
+    """The error that structlog or a standard record carries."""
+    return exc_info[1] if isinstance(exc_info, tuple) else exc_info
+
+
 def _expected_in_one_line(_logger: Any, _method: str, event: Any) -> Any:
     """A library's warning that a server is away, which says all there is to know in the error's own words."""
-    error = event.get("exc_info")
-    error = error[1] if isinstance(error, tuple) else error
+    error = _error_of(event.get("exc_info"))
     if event.get("level") == "warning" and isinstance(error, (*UNREACHABLE, RedisError)):
         del event["exc_info"]
-        event["error"] = f"{type(error).__name__}: {error}"
+        event["error"] = in_words(error)
     return event
 
 
 def _short_traceback(_logger: Any, _method: str, event: Any) -> Any:
     """The innermost frames as Python prints them, without the values of variables: those hold tokens and cookies."""
-    error = event.pop("exc_info", None)
-    if error is True:
-        error = sys.exc_info()
-    error = error[1] if isinstance(error, tuple) else error
+    exc_info = event.pop("exc_info", None)
+    error = _error_of(sys.exc_info() if exc_info is True else exc_info)
     if isinstance(error, BaseException):
         event["exception"] = "".join(traceback.format_exception(error, limit=-FRAMES_SHOWN))
     return event

@@ -18,6 +18,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from realtime.adapters import calls_store
+from realtime.adapters.logs import in_words
 from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.presence import BEAT_S, Presence
 from realtime.domain import errors
@@ -71,7 +72,7 @@ class Attendance:
                 away = False
             except (*UNREACHABLE, RedisError) as error:
                 if not away:
-                    log.warning(f"{what} waits for its server", error=f"{type(error).__name__}: {error}")
+                    log.warning(f"{what} waits for its server", error=in_words(error))
                 away = True
             except Exception:
                 log.exception(f"{what} failed")
