@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from scripts.endurance import report
 from scripts.endurance.estate import JWT_SECRET, Estate, NotStarted, estate
 from scripts.endurance.samples import KINDS, Samples
 from scripts.endurance.verdict import WARM_UP_SHARE, trend
+from scripts.tabs.bounded import Stopped, bounded
 from scripts.tabs.children import ChildFailed
 from scripts.tabs.crowds import Crowds, Figures, crowds
 from scripts.tabs.processes import open_files_to_the_limit
@@ -57,16 +57,12 @@ FROM calls WHERE started_at IS NOT NULL
 """
 
 
-class Stopped(Exception):
-    """Why there is no verdict, for people to read."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 150)
     open_files_to_the_limit()
     try:
-        figures, samples = uvloop.run(_bounded(options, console))
+        figures, samples = uvloop.run(bounded(_run(options, console), _bound_s(options)))
     except (Stopped, NotStarted, ChildFailed, EmbeddedError, aiohttp.ClientError, OSError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
@@ -105,17 +101,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-async def _bounded(options: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Samples]:
-    run = asyncio.current_task()
-    assert run is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, run.cancel)
-    bound_s = 60 * options.minutes + options.tabs / 50 + GRACE_S
-    try:
-        async with asyncio.timeout(bound_s):
-            return await _run(options, console)
-    except TimeoutError:
-        raise Stopped(f"not done within {bound_s:.0f} s") from None
+def _bound_s(options: argparse.Namespace) -> float:
+    return float(60 * options.minutes + options.tabs / 50 + GRACE_S)
 
 
 async def _run(options: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Samples]:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scripts.tabs import report
+from scripts.tabs.bounded import Stopped, bounded
 from scripts.tabs.children import ChildFailed
 from scripts.tabs.crowds import Crowds, crowds
 from scripts.tabs.processes import open_files_to_the_limit
@@ -35,16 +35,12 @@ GRACE_S = 60.0
 RESULTS = Path("bench-results")
 
 
-class Stopped(Exception):
-    """Why there are no figures, for people to read."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     console = Console(stderr=options.json, width=None if sys.stdout.isatty() else 120)
     open_files_to_the_limit()
     try:
-        figures, timeline = uvloop.run(_bounded(options, console))
+        figures, timeline = uvloop.run(bounded(_run(options, console), _bound_s(options)))
     except (Stopped, ChildFailed, aiohttp.ClientError, OSError) as error:
         print(f"load-tabs: {error}", file=sys.stderr)
         return 1
@@ -106,18 +102,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-async def _bounded(options: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Timeline]:
+def _bound_s(options: argparse.Namespace) -> float:
     ramp_s = options.tabs / options.ramp if options.ramp else options.tabs / 100
-    bound_s = ramp_s + options.seconds + SETTLES_WITHIN_S + GRACE_S
-    run = asyncio.current_task()
-    assert run is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, run.cancel)
-    try:
-        async with asyncio.timeout(bound_s):
-            return await _run(options, console)
-    except TimeoutError:
-        raise Stopped(f"not done within {bound_s:.0f} s") from None
+    return float(ramp_s + options.seconds + SETTLES_WITHIN_S + GRACE_S)
 
 
 async def _run(options: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Timeline]:
