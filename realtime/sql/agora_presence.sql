@@ -20,4 +20,4 @@ ON CONFLICT (channel, uid) DO UPDATE SET
 -- name: expire
 -- Remove what is known of channels of calls that have ended; nobody is in one for longer than its token lasts.
 DELETE FROM agora_presence p WHERE p.stored_at < now() - interval '2 days'
-    AND NOT EXISTS (SELECT FROM live_parties l WHERE 'call_' || replace(l.call_id::text, '-', '') = p.channel);
+    AND NOT EXISTS (SELECT FROM live_parties l WHERE channel_of_call(l.call_id) = p.channel);

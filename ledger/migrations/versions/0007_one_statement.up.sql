@@ -80,8 +80,12 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- The Agora channel of a call, as Call.channel in realtime/domain/call.py has it.
+CREATE FUNCTION channel_of_call(p_id uuid) RETURNS text LANGUAGE sql IMMUTABLE AS
+$$ SELECT 'call_' || replace(p_id::text, '-', '') $$;
+
 -- Queue the jobs that put both sides of a call out of its Agora channel, if it has ended; answers how many. They are there
--- once the call's end is committed. A NULL task queues nothing. See Call.channel and AGORA_UID in realtime/domain/call.py.
+-- once the call's end is committed. A NULL task queues nothing. The sides are AGORA_UID in realtime/domain/call.py.
 CREATE FUNCTION put_out_of_channel(p_call calls, p_queue text, p_task text) RETURNS integer LANGUAGE plpgsql AS $$
 BEGIN
     IF p_task IS NULL OR (p_call).status <> 'ended' THEN
@@ -89,6 +93,6 @@ BEGIN
     END IF;
     RETURN cardinality(procrastinate_defer_jobs_v1(array_agg(ROW(
         p_queue, p_task, 0, NULL, NULL,
-        jsonb_build_object('channel', 'call_' || replace((p_call).id::text, '-', ''), 'uid', side.uid), NULL
+        jsonb_build_object('channel', channel_of_call((p_call).id), 'uid', side.uid), NULL
     )::procrastinate_job_to_defer_v1 ORDER BY side.uid))) FROM (VALUES (1), (2)) AS side(uid);
 END $$;
