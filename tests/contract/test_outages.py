@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import redis
 
 from ledger.database_url import DatabaseUrl
 from tests.contract.service import Browser, Pairs, Serve, Service, refused, someone, sql, told_of, verified
+from tests.faults.lines import Line, Lines
 from tests.servers import Opens, Server, eventually
 
 QUICK = {"BILLING_PERIOD_SECONDS": 1, "CALL_GRACE_SECONDS": 10, "RECONNECT_GRACE_SECONDS": 30}
@@ -166,59 +166,14 @@ async def test_with_redis_gone_calls_go_on_being_metered_and_readiness_says_so(
 # PostgreSQL behind a line that can be cut.
 
 
-class Line:
-    """A TCP line to PostgreSQL that a test cuts and mends."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._to = (host, port)
-        self._open: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self.port = 0
-        self.mute = False
-        """Bytes are taken and get nowhere, as behind a firewall that lost its state."""
-
-    @property
-    def connections(self) -> int:
-        return len(self._open)
-
-    async def mend(self) -> None:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def cut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for writer in list(self._open):
-            writer.transport.abort()
-        self._open.clear()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._to
-        if host.startswith("/"):
-            there_reader, there_writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            there_reader, there_writer = await asyncio.open_connection(host, port)
-        self._open |= {writer, there_writer}
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            await asyncio.gather(self._copy(reader, there_writer), self._copy(there_reader, writer))
-        self._open -= {writer, there_writer}
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                if not self.mute:
-                    writer.write(data)
-                    await writer.drain()
-        writer.close()
-
-
 @pytest.fixture
-async def line(postgres_server_url: str) -> AsyncIterator[Line]:
+def line(postgres_server_url: str) -> Iterator[Line]:
+    """A line to PostgreSQL."""
     with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
-        line = Line(connection.info.host, connection.info.port)
-    await line.mend()
-    yield line
-    await line.cut()
+        host, port = connection.info.host, connection.info.port
+    lines = Lines()
+    yield lines.to(port, host)
+    lines.close()
 
 
 async def test_with_postgresql_cut_off_everything_answers_unavailable_and_goes_on_when_it_is_back(
@@ -231,7 +186,7 @@ async def test_with_postgresql_cut_off_everything_answers_unavailable_and_goes_o
         two = await pair(service)
         call_id = (await two.talk())["call"]["id"]
         await billed(service, call_id, 2)
-        await line.cut()
+        line.cut()
 
         async def unready() -> Any:
             status, said = await ready(browser, service.server)
@@ -252,7 +207,7 @@ async def test_with_postgresql_cut_off_everything_answers_unavailable_and_goes_o
             assert (await two.caller.ask(event, payload))["error"]["code"] == "unavailable"
         before = await periods(service, call_id)
 
-        await line.mend()
+        line.mend()
         await eventually(lambda: _is_ready(browser, service.server))
         await billed(service, call_id, len(before) + 2)
         call = (await two.caller.ask("call:end", {"callId": call_id}))["call"]
@@ -271,11 +226,11 @@ async def test_a_tab_that_comes_while_postgresql_is_cut_off_gets_its_snapshot_wh
         await browser.grant(service, user, 70)
         url = f"postgresql://postgres@127.0.0.1:{line.port}{urlsplit(service.database_url).path}"
         cut_off = await asyncio.to_thread(service.start, DATABASE_URL=url)
-        await line.cut()
+        line.cut()
         tab = await open_tab(cut_off, user)
         assert (await tab.ask("balance:get"))["error"]["code"] == "unavailable"
         assert not tab.told("balance:update")
-        await line.mend()
+        line.mend()
         [told] = await eventually(lambda: tab.told("balance:update"), 20)
         assert (told["reason"], told["balance"], told["version"]) == ("snapshot", 70, 1)
 
@@ -286,10 +241,9 @@ async def test_a_server_stops_by_itself_while_postgresql_takes_connections_and_s
     with serve(METER_IN_WEB=0) as service:
         url = f"postgresql://postgres@127.0.0.1:{line.port}{urlsplit(service.database_url).path}"
         muted = await asyncio.to_thread(service.start, DATABASE_URL=url, **QUICK)
-        await line.cut()
-        line.mute = True
-        await line.mend()
-        await eventually(lambda: line.connections)
+        line.cut()
+        line.mend(held=True)
+        await eventually(lambda: line.ends)
         assert await asyncio.to_thread(muted.stop) == 0
 
 

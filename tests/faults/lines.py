@@ -28,9 +28,9 @@ class Lines:
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(step, self._loop).result(10)
 
-    def to(self, port: int) -> Line:
-        """A new line to a port of this machine."""
-        line = Line(self, port)
+    def to(self, port: int, host: str = "127.0.0.1") -> Line:
+        """A new line to a port of this machine; a host that is a directory has PostgreSQL's socket of that port."""
+        line = Line(self, host, port)
         line.mend()
         self._open.append(line)
         return line
@@ -44,18 +44,24 @@ class Lines:
 
 
 class Line:
-    def __init__(self, lines: Lines, to_port: int) -> None:
+    def __init__(self, lines: Lines, host: str, port: int) -> None:
         self._lines = lines
-        self._to_port = to_port
+        self._to = (host, port)
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._flows: asyncio.Event = lines.run(_event())
         self._delay_s = 0.0
         self.port = 0
 
-    def mend(self) -> None:
+    @property
+    def ends(self) -> int:
+        """Those of the connections there are, on either side."""
+        return len(self._ends)
+
+    def mend(self, *, held: bool = False) -> None:
+        """Connections are taken again; `held`, and nothing passes yet."""
         self._delay_s = 0.0
-        self._lines.run(self._mend())
+        self._lines.run(self._mend(held))
 
     def cut(self) -> None:
         self._lines.run(self._cut())
@@ -68,8 +74,11 @@ class Line:
         """Whatever passes takes this much longer, each way."""
         self._delay_s = delay_s
 
-    async def _mend(self) -> None:
-        self._flows.set()
+    async def _mend(self, held: bool) -> None:
+        if held:
+            self._flows.clear()
+        else:
+            self._flows.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
             self.port = self._server.sockets[0].getsockname()[1]
@@ -90,13 +99,19 @@ class Line:
         self._ends.add(writer)
         with contextlib.suppress(OSError):
             await self._flows.wait()
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+            there_reader, there_writer = await self._reach()
             ends.add(there_writer)
             self._ends.add(there_writer)
             await asyncio.gather(self._copy(reader, there_writer), self._copy(there_reader, writer))
         for end in ends:
             end.transport.abort()
         self._ends -= ends
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self._to
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
