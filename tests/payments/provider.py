@@ -163,8 +163,19 @@ class Provider:
         intent.disputes[dispute_id] = (cents, "needs_response")
         self._say("charge.dispute.created", intent, id=dispute_id, amount=cents, status="needs_response")
 
+    def disputed(self) -> list[tuple[Intent, str]]:
+        """Payments with a dispute that is not decided yet."""
+        return [
+            (intent, dispute_id)
+            for intent in self.charged()
+            for dispute_id, (_, status) in intent.disputes.items()
+            if status == "needs_response"
+        ]
+
     def close(self, intent: Intent, dispute_id: str, end: str) -> None:
-        cents, _ = intent.disputes[dispute_id]
+        """Decide it, once: a bank does not take back what it has said."""
+        cents, status = intent.disputes[dispute_id]
+        assert status == "needs_response"
         intent.disputes[dispute_id] = (cents, end)
         self._say("charge.dispute.closed", intent, id=dispute_id, amount=cents, status=end)
 

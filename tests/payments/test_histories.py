@@ -143,10 +143,8 @@ class History:
             case "dispute" if charged := provider.charged():
                 intent = random.choice(charged)
                 provider.dispute(intent, random.choice([intent.amount_cents, 100]))
-            case "close" if provider.charged():
-                intent = random.choice(provider.charged())
-                if intent.disputes:
-                    provider.close(intent, random.choice(list(intent.disputes)), random.choice(["won", "lost"]))
+            case "close" if disputed := provider.disputed():
+                provider.close(*random.choice(disputed), random.choice(["won", "lost"]))
             case "call":
                 await self.call(random.choice(USERS), random.choice([1, 50, 400]))
         for _ in range(random.randrange(3)):
