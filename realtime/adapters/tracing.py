@@ -26,9 +26,6 @@ EXPORT_TIMEOUT_S = 2.0
 _COMMENT = re.compile(r"^--\s*(.+)$", re.MULTILINE)
 _KEYWORD = re.compile(r"^\s*([A-Za-z]+)", re.MULTILINE)
 
-_POOL_RESET = "SELECT pg_advisory_unlock_all()"
-"""What the pool says of its own accord when it takes a connection back."""
-
 AttributeValue = str | int | float | bool
 
 
@@ -95,7 +92,7 @@ class Tracing:
 
     def _statement(self, record: Any) -> None:
         # asyncpg calls this from the event loop with the context the statement ran in.
-        if not trace.get_current_span().is_recording() or record.query.startswith(_POOL_RESET):
+        if not trace.get_current_span().is_recording():
             return
         end_ns = time.time_ns()
         keyword, summary = described(record.query)
