@@ -165,7 +165,7 @@ class History:
                 loop.run_until_complete(self._run())
             finally:
                 left = {task for task in self._tasks if not task.done()}
-                while left:  # a cancellation that meets the end of what was waited for is lost: Python 3.11's wait_for
+                while left:  # what a dead process would still have told in a `finally` stands still once more: see hop
                     for task in left:
                         task.cancel()
                     _, left = loop.run_until_complete(asyncio.wait(left, timeout=1))
