@@ -25,30 +25,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
-from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
 
 import hiredis
 import structlog
-from redis.asyncio.connection import SSLConnection, parse_url
 
+from realtime.fanout.channels import Channels
+from realtime.fanout.messages import BODY, GAP, KIND, NUMBER, PROBE, TAG_LENGTH, Message
+from realtime.fanout.redis_link import CONNECT_TIMEOUT_S, Link, RedisError, command, connect, server_named
 from realtime.fanout.stats import Stats
 
 log = structlog.get_logger()
-
-FRAMES, ROOMS, CONTROL, GAP, PROBE = b"F", b"R", b"C", b"G", b"P"
-TAG_LENGTH = 8
-_KIND = slice(TAG_LENGTH, TAG_LENGTH + 1)
-_BODY = slice(TAG_LENGTH + 1, -8)
-_NUMBER = slice(-8, None)
-"""Last, since Redis's Lua hashes only some characters of a long string, and the last one always: messages that are
-alike but for their number would be found one behind the other in its table of strings."""
 
 DEAF_AFTER_S = 5.0
 PROBE_EVERY_S = 1.0
@@ -61,7 +52,6 @@ CROWDED_BYTES = 1_000_000
 IN_FLIGHT_BYTES = 4_000_000
 MESSAGES_A_COMMAND = 4_000
 """A billed batch of 500 calls fits; Redis does nothing else meanwhile, some milliseconds."""
-CONNECT_TIMEOUT_S = 5.0
 BACKOFF_S = (0.1, 5.0)
 SUBSCRIBE_WAIT_S = 2.0
 STOP_WITHIN_S = 1.0
@@ -79,144 +69,10 @@ return 1
 """
 
 
-class Message(NamedTuple):
-    channel: bytes
-    sender: bytes
-    kind: bytes
-    body: bytes
-
-
 class Queued(NamedTuple):
     channel: bytes
     payload: bytes
     at: float
-
-
-class Channels:
-    """The names under which this deployment's processes reach each other; `prefix` is python-socketio's `channel`."""
-
-    def __init__(self, prefix: str) -> None:
-        self.stock = prefix.encode()
-        """Where `socketio.AsyncRedisManager(write_only=True)` publishes."""
-        self.everybody = f"{prefix}:everybody".encode()
-        self._room = f"{prefix}:room:"
-        self._all = f"{prefix}:all:"
-        self._process = f"{prefix}:process:"
-
-    def of_room(self, namespace: str, room: Hashable) -> bytes:
-        if room is None:
-            return (self._all + namespace).encode()
-        if not isinstance(room, str) or room.startswith("\x00"):
-            room = f"\x00{json.dumps(room)}"
-        return f"{self._room}{namespace}#{room}".encode()
-
-    def room_of(self, channel: bytes) -> tuple[str, Hashable]:
-        text = channel.decode()
-        if text.startswith(self._all):
-            return text[len(self._all) :], None
-        namespace, _, room = text[len(self._room) :].partition("#")
-        return namespace, json.loads(room[1:]) if room.startswith("\x00") else room
-
-    def of_process(self, tag: str) -> bytes:
-        return (self._process + tag).encode()
-
-
-class RedisError(Exception):
-    """Redis answered with an error."""
-
-
-class Link(asyncio.Protocol):
-    """One connection. Each answer goes to `on_reply`; `lost` is done when it is over."""
-
-    def __init__(self) -> None:
-        self._reader = hiredis.Reader()
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.Transport | None = None
-        self.on_replies: Callable[[list[Any]], None] | None = None
-        self._asked: asyncio.Future[Any] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        replies = []
-        try:
-            while (reply := self._reader.gets()) is not False:
-                replies.append(reply)
-        except hiredis.HiredisError:
-            self.abort()
-        if self._asked is not None and not self._asked.done() and replies:
-            self._asked.set_result(replies.pop(0))
-        if replies and self.on_replies is not None:
-            self.on_replies(replies)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.lost.done():
-            self.lost.set_result(None)
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(ConnectionError("Redis closed the connection"))
-
-    def send(self, data: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
-
-    async def ask(self, *parts: bytes) -> Any:
-        """One command and its answer, while nothing else is under way. Raises RedisError, ConnectionError."""
-        self._asked = asyncio.get_running_loop().create_future()
-        self.send(command(parts))
-        try:
-            reply = await self._asked
-        finally:
-            self._asked = None
-        if isinstance(reply, hiredis.ReplyError):
-            raise RedisError(str(reply))
-        return reply
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-
-def command(parts: Sequence[bytes]) -> bytes:
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
-
-
-async def connect(url: str, name: str) -> Link:
-    """Connect and log in. Raises OSError, RedisError, TimeoutError."""
-    options: dict[str, Any] = {**parse_url(url)}
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(CONNECT_TIMEOUT_S):
-        if path := options.get("path"):
-            _, link = await loop.create_unix_connection(Link, path)
-        else:
-            tls = _tls(options) if options.get("connection_class") is SSLConnection else None
-            host, port = options.get("host", "localhost"), options.get("port", 6379)
-            _, link = await loop.create_connection(Link, host, port, ssl=tls)
-        try:
-            if password := options.get("password"):
-                user = options.get("username")
-                await link.ask(b"AUTH", *([user.encode()] if user else []), password.encode())
-            with contextlib.suppress(RedisError):  # a courtesy to whoever reads CLIENT LIST
-                await link.ask(b"CLIENT", b"SETNAME", name.encode())
-        except BaseException:
-            link.abort()
-            raise
-    return link
-
-
-def _tls(options: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if options.get("ssl_cert_reqs") in ("none", "optional"):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _server_named(url: str) -> str:
-    """The URL without what is secret in it."""
-    parts = urlsplit(url)
-    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
 
 
 class Bus:
@@ -313,7 +169,7 @@ class Bus:
     def deaf(self) -> str | None:
         """Why messages of other processes may not arrive here; None when they do."""
         if not self._hearing.is_set():
-            return f"not subscribed to Redis at {_server_named(self.url)}: {self._trouble}"
+            return f"not subscribed to Redis at {server_named(self.url)}: {self._trouble}"
         silent_s = asyncio.get_running_loop().time() - self._heard_at
         if silent_s > DEAF_AFTER_S:
             return f"subscribed to Redis, but its own probe has not come back for {silent_s:.0f} s"
@@ -602,11 +458,11 @@ class Bus:
 
     def _opened(self, channel: bytes, payload: bytes) -> Message | None:
         """The message, unless it is one's own, old, or no message for rooms."""
-        sender, number, kind = payload[:TAG_LENGTH], int.from_bytes(payload[_NUMBER], "big"), payload[_KIND]
+        sender, number, kind = payload[:TAG_LENGTH], int.from_bytes(payload[NUMBER], "big"), payload[KIND]
         if sender == self._tag:
             if kind == PROBE:
                 self._heard_at = asyncio.get_running_loop().time()
-                self.counters.redis_lag_s = time.perf_counter() - float(payload[_BODY])
+                self.counters.redis_lag_s = time.perf_counter() - float(payload[BODY])
             return None
         if number <= self._newest.get(sender, 0):
             return None
@@ -617,7 +473,7 @@ class Bus:
         if kind == GAP:
             self._tell_gap()
             return None
-        return Message(channel, sender, kind, payload[_BODY])
+        return Message(channel, sender, kind, payload[BODY])
 
     # -- health --------------------------------------------------------------------------------------------------
 

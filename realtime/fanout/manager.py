@@ -6,7 +6,6 @@ processes get the encoded frames, under the name of the room, and write them as 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator
@@ -17,8 +16,20 @@ import socketio
 from socketio.exceptions import ConnectionRefusedError as Refused
 from socketio.packet import EVENT, Packet
 
-from realtime.fanout import bus as wires
-from realtime.fanout.bus import Bus, Channels, Message
+from realtime.fanout.batch import Batch
+from realtime.fanout.bus import Bus
+from realtime.fanout.channels import Channels
+from realtime.fanout.messages import (
+    CONTROL,
+    FRAMES,
+    ROOMS,
+    Aim,
+    Message,
+    arguments_as_json,
+    arguments_from_json,
+    from_rooms_body,
+    rooms_body,
+)
 from realtime.fanout.packets import event_frames, frames_of
 from realtime.fanout.rooms import CONNECTED, CONNECTING, DISCONNECTING, Member, Namespace
 from realtime.fanout.sessions import Held, Session
@@ -31,39 +42,6 @@ EMITS_A_TURN = 128
 """A task that emits without end lets the others run after so many."""
 LONGEST_RUN = 255
 """Packets for one room that cross Redis together: their number is a byte."""
-
-
-class Batch:
-    """Messages that are sent together: each socket gets all of its own in one write."""
-
-    __slots__ = ("_pending", "messages")
-
-    def __init__(self) -> None:
-        self._pending: dict[Session | Held, bytes | list[bytes]] = {}
-        self.messages = 0
-
-    def add(self, members: Collection[Member], frames: bytes, packets: int = 1) -> None:
-        pending = self._pending
-        self.messages += packets * len(members)
-        for member in members:
-            outlet = member.outlet
-            queued = pending.get(outlet)
-            if queued is None:
-                pending[outlet] = frames
-            elif isinstance(queued, list):
-                queued.append(frames)
-            else:
-                pending[outlet] = [queued, frames]
-
-    def send(self) -> int:
-        """Answers the number of bytes."""
-        pending, self._pending = self._pending, {}
-        size_bytes = 0
-        for outlet, queued in pending.items():
-            frames = queued if isinstance(queued, bytes) else b"".join(queued)
-            size_bytes += len(frames)
-            outlet.send(frames)
-        return size_bytes
 
 
 class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
@@ -182,15 +160,15 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
                 return  # a socket of this process is nowhere else
             if _SOCKET_ID.fullmatch(room):
                 if (tag := room[:8]) != self.host_id:
-                    body = _rooms_body(namespace, [room], skip, frames, packets)
-                    bus.publish([channels.of_process(tag)], wires.ROOMS, body)
+                    body = rooms_body(Aim(namespace, [room], list(skip), packets), frames)
+                    bus.publish([channels.of_process(tag)], ROOMS, body)
                 return
         if skip or not (room is None or isinstance(room, str)):
             rooms = list(room) if isinstance(room, (list, tuple, set, frozenset)) else [room]
             targets = dict.fromkeys(self._channel_of(namespace, one) for one in rooms)
-            bus.publish(targets, wires.ROOMS, _rooms_body(namespace, rooms, skip, frames, packets))
+            bus.publish(targets, ROOMS, rooms_body(Aim(namespace, rooms, list(skip), packets), frames))
         else:
-            bus.publish([channels.of_room(namespace, room)], wires.FRAMES, bytes((packets,)) + frames)
+            bus.publish([channels.of_room(namespace, room)], FRAMES, bytes((packets,)) + frames)
 
     def _channel_of(self, namespace: str, room: Any) -> bytes:
         if isinstance(room, str) and _SOCKET_ID.fullmatch(room):
@@ -226,7 +204,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             message = {
                 "method": "ask",
                 "event": event,
-                **_as_json(data),
+                **arguments_as_json(data),
                 "namespace": namespace,
                 "rooms": [room],
                 "skip": list(skip),
@@ -234,7 +212,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
                 "sid": room,
                 "host": self.host_id,
             }
-            self.bus.publish([self._channel_of(namespace, room)], wires.CONTROL, json.dumps(message).encode())
+            self.bus.publish([self._channel_of(namespace, room)], CONTROL, json.dumps(message).encode())
 
     async def _take_turns(self) -> None:
         self._sent_this_turn += 1
@@ -253,14 +231,14 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
     def on_messages(self, messages: list[Message]) -> None:
         batch = Batch()
         for channel, _sender, kind, body in messages:
-            if kind == wires.FRAMES:
+            if kind == FRAMES:
                 namespace, room = self.channels.room_of(channel)
                 space = self.spaces.get(namespace)
                 if space is not None:
                     batch.add(space.within(room), body[1:], body[0])
-            elif kind == wires.ROOMS:
+            elif kind == ROOMS:
                 self._on_rooms(batch, body)
-            elif kind == wires.CONTROL:
+            elif kind == CONTROL:
                 self._send_batch(batch)
                 self._on_control(json.loads(body))
         self._send_batch(batch)
@@ -272,14 +250,11 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         counters.bytes_out += batch.send()
 
     def _on_rooms(self, batch: Batch, body: bytes) -> None:
-        length = int.from_bytes(body[:4], "big")
-        head, frames = json.loads(body[4 : 4 + length]), body[4 + length :]
-        space = self.spaces.get(head["namespace"])
-        if space is None:
-            return
-        rooms = head["rooms"]
-        members = _without(space.within(None if None in rooms else rooms), head["skip"])
-        batch.add(members, frames, head["packets"])
+        aim, frames = from_rooms_body(body)
+        space = self.spaces.get(aim.namespace)
+        if space is not None:
+            rooms: Any = None if None in aim.rooms else aim.rooms
+            batch.add(_without(space.within(rooms), aim.skip), frames, aim.packets)
 
     def _on_ask(self, message: dict[str, Any]) -> None:
         """Send an event whose acknowledgement another process waits for."""
@@ -292,7 +267,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         space = self.spaces.get(namespace)
         for member in _without(space.within(message["rooms"]), message["skip"]) if space is not None else ():
             ack_id = self._generate_ack_id(member.sid, acknowledged)
-            self.deliver((member,), self._frames(namespace, message["event"], _from_json(message), ack_id))
+            self.deliver((member,), self._frames(namespace, message["event"], arguments_from_json(message), ack_id))
 
     def on_stock(self, payload: bytes) -> None:
         """A message in python-socketio's own format, from an emitter that knows no other."""
@@ -309,7 +284,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
     async def _handle_emit(self, message: dict[str, Any]) -> None:
         await self.emit(
             message["event"],
-            _from_json(message),
+            arguments_from_json(message),
             namespace=message.get("namespace"),
             room=message.get("room"),
             skip_sid=message.get("skip_sid"),
@@ -332,7 +307,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
 
     def _tell_process(self, tag: str, message: dict[str, Any]) -> None:
         if self.bus is not None:
-            self.bus.publish([self.channels.of_process(tag)], wires.CONTROL, json.dumps(message).encode())
+            self.bus.publish([self.channels.of_process(tag)], CONTROL, json.dumps(message).encode())
 
     def _tell_host_of(self, sid: str, message: dict[str, Any]) -> None:
         if _SOCKET_ID.fullmatch(sid) and sid[:8] != self.host_id:
@@ -430,7 +405,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         self.basic_close_room(room, namespace)
         if self.bus is not None:
             message = {"method": "close_room", "room": room, "namespace": namespace}
-            self.bus.publish([self._channel_of(namespace, room)], wires.CONTROL, json.dumps(message).encode())
+            self.bus.publish([self._channel_of(namespace, room)], CONTROL, json.dumps(message).encode())
 
     def basic_enter_room(self, sid: str, namespace: str, room: Hashable, eio_sid: str | None = None) -> None:
         member = self._member(sid, namespace)
@@ -524,26 +499,3 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
 
 def _without(members: Collection[Member], skip: Collection[str]) -> Collection[Member]:
     return [member for member in members if member.sid not in skip] if skip else members
-
-
-def _rooms_body(namespace: str, rooms: list[Any], skip: Collection[str], frames: bytes, packets: int) -> bytes:
-    head = json.dumps({"namespace": namespace, "rooms": rooms, "skip": list(skip), "packets": packets}).encode()
-    return len(head).to_bytes(4, "big") + head + frames
-
-
-def _as_json(data: Any) -> dict[str, Any]:
-    """Arguments as python-socketio puts them on Redis: binary ones apart, in base 64."""
-    arguments = list(data) if isinstance(data, tuple) else [data]
-    if not Packet.data_is_binary(arguments):
-        return {"data": arguments, "binary": False}
-    plain, attachments = Packet.deconstruct_binary(arguments)
-    return {"data": [plain, *(base64.b64encode(part).decode() for part in attachments)], "binary": True}
-
-
-def _from_json(message: dict[str, Any]) -> Any:
-    data = message["data"]
-    if message.get("binary"):
-        data = Packet.reconstruct_binary(data[0], [base64.b64decode(part) for part in data[1:]])
-    if not isinstance(data, list):
-        return data
-    return data[0] if len(data) == 1 else tuple(data)
