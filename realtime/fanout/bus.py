@@ -35,7 +35,7 @@ import hiredis
 import structlog
 
 from realtime.fanout.channels import Channels
-from realtime.fanout.messages import BODY, GAP, KIND, NUMBER, PROBE, TAG_LENGTH, Message
+from realtime.fanout.messages import BODY, GAP, KIND, NUMBER, PROBE, TAG_LENGTH, Message, payload_of
 from realtime.fanout.redis_link import CONNECT_TIMEOUT_S, Link, RedisError, command, connect, server_named
 from realtime.fanout.stats import Stats
 
@@ -180,7 +180,7 @@ class Bus:
     def publish(self, channels: Iterable[bytes], kind: bytes, body: bytes) -> None:
         """Send to whoever listens to one of `channels`, once each. Never fails; what is lost is announced."""
         self._number += 1
-        payload = b"%b%b%b%b" % (self._tag, kind, body, self._number.to_bytes(8, "big"))
+        payload = payload_of(self._tag, kind, body, self._number)
         if not self._flush_planned:
             self._flush_planned = True
             loop = asyncio.get_running_loop()  # asked once a turn: it costs a system call

@@ -22,11 +22,14 @@ from realtime.fanout.channels import Channels
 from realtime.fanout.messages import (
     CONTROL,
     FRAMES,
+    LONGEST_RUN,
     ROOMS,
     Aim,
     Message,
     arguments_as_json,
     arguments_from_json,
+    frames_body,
+    from_frames_body,
     from_rooms_body,
     rooms_body,
 )
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
 _SOCKET_ID = re.compile(r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{20}")
 EMITS_A_TURN = 128
 """A task that emits without end lets the others run after so many."""
-LONGEST_RUN = 255
-"""Packets for one room that cross Redis together: their number is a byte."""
 
 
 class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
@@ -168,7 +169,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             targets = dict.fromkeys(self._channel_of(namespace, one) for one in rooms)
             bus.publish(targets, ROOMS, rooms_body(Aim(namespace, rooms, list(skip), packets), frames))
         else:
-            bus.publish([channels.of_room(namespace, room)], FRAMES, bytes((packets,)) + frames)
+            bus.publish([channels.of_room(namespace, room)], FRAMES, frames_body(frames, packets))
 
     def _channel_of(self, namespace: str, room: Any) -> bytes:
         if isinstance(room, str) and _SOCKET_ID.fullmatch(room):
@@ -235,7 +236,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
                 namespace, room = self.channels.room_of(channel)
                 space = self.spaces.get(namespace)
                 if space is not None:
-                    batch.add(space.within(room), body[1:], body[0])
+                    batch.add(space.within(room), *from_frames_body(body))
             elif kind == ROOMS:
                 self._on_rooms(batch, body)
             elif kind == CONTROL:

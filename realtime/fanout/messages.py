@@ -25,6 +25,10 @@ NUMBER = slice(-8, None)
 alike but for their number would be found one behind the other in its table of strings."""
 
 
+LONGEST_RUN = 255
+"""Packets for one room that cross Redis together: their number is a byte."""
+
+
 class Message(NamedTuple):
     channel: bytes
     sender: bytes
@@ -39,6 +43,18 @@ class Aim(NamedTuple):
     rooms: list[Any]
     skip: list[str]
     packets: int
+
+
+def payload_of(sender: bytes, kind: bytes, body: bytes, number: int) -> bytes:
+    return b"%b%b%b%b" % (sender, kind, body, number.to_bytes(8, "big"))
+
+
+def frames_body(frames: bytes, packets: int) -> bytes:
+    return bytes((packets,)) + frames
+
+
+def from_frames_body(body: bytes) -> tuple[bytes, int]:
+    return body[1:], body[0]
 
 
 def rooms_body(aim: Aim, frames: bytes) -> bytes:

@@ -25,7 +25,7 @@ class RedisError(Exception):
 
 
 class Link(asyncio.Protocol):
-    """One connection. Each answer goes to `on_reply`; `lost` is done when it is over."""
+    """What a read brings goes to `on_replies`, but for the answer that `ask` waits for; `lost` is done at the end."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
