@@ -3,15 +3,22 @@
 Processes share one server through handles counted by process id in its data directory: the first starts it, the last to
 leave stops it, and a command such as `python -m ledger verify` attaches to a server that runs already. It listens on a
 Unix socket only.
+
+A directory that is being made has a note beside it until its server has answered once. Where the note is found under
+the lock, an interrupted start has left half a directory, which no server has served from: it is put aside, as
+`postgres.interrupted-…`, and a new one is made. Nothing is ever deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +46,14 @@ class EmbeddedPostgres:
         get_server = _library()
         try:
             self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-            self._forget_dead_handles()
+            with self._being_made():
+                self._forget_dead_handles()
+                return self._answering(get_server)
         except OSError as error:
             why = f"cannot write {self.data_dir}: {error.strerror}"
             raise EmbeddedPostgresError(f"embedded PostgreSQL did not start: {why}") from error
+
+    def _answering(self, get_server: Any) -> str:
         deadline = time.monotonic() + START_DEADLINE_S
         while True:
             try:
@@ -68,6 +79,26 @@ class EmbeddedPostgres:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @contextlib.contextmanager
+    def _being_made(self) -> Iterator[None]:
+        """Where there is no data yet, the note stands while this block runs, and stays if it is not left in peace."""
+        made, note = self.data_dir / "PG_VERSION", self._beside("being-made")
+        # In this order: the note is older than the file. Who sees the file, then no note, sees a finished directory.
+        if made.exists() and not note.exists():
+            yield
+            return
+        with self._beside("lock").open("a") as lock:  # it is never removed: all must lock the same one
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if note.exists() and self.data_dir.exists() and not self._is_recovering():
+                self.data_dir.rename(self._beside(f"interrupted-{time.time_ns()}"))
+            if not made.exists():
+                note.touch()
+            yield
+            note.unlink(missing_ok=True)
+
+    def _beside(self, name: str) -> Path:
+        return self.data_dir.with_name(f"{self.data_dir.name}.{name}")
 
     def _forget_dead_handles(self) -> None:
         """A process killed with its handle would keep the server running for ever."""

@@ -16,16 +16,13 @@ from ledger.database_url import BadDatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from realtime import config, embedded
 from realtime.adapters import logs
-from realtime.composition import StartFailed
+from realtime.composition import Ended, StartFailed, end_on_signals, ignore_signals
 from realtime.config import Settings
 from realtime.main import DOCUMENTS, document, run_web
 from realtime.processes import Place, run_workers
 from realtime.worker import run_worker
 
 log = structlog.get_logger()
-
-INTERRUPTED = 130
-"""What a shell says of a program that Ctrl-C has ended."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,14 +53,18 @@ def main(arguments: list[str] | None = None) -> int:
         except OSError as error:
             raise StartFailed("LOG_DIR: cannot be written to", error) from error
         _allow_open_files()
+        end_on_signals()
         with complete(settings, migrate=chosen.migrate) as completed:
-            _run(_program(chosen.role, completed, settings, place))
+            try:
+                _run(_program(chosen.role, completed, settings, place))
+            finally:
+                ignore_signals()
     except (
         config.SettingsError, StartFailed, embedded.EmbeddedError, EmbeddedPostgresError, BadDatabaseUrl, OSError,
     ) as error:  # fmt: skip
         return _fail(error, place)
-    except KeyboardInterrupt:  # while nothing served yet
-        return INTERRUPTED
+    except Ended as ended:  # while nothing served yet, or by a second signal
+        return ended.exit_code
     return 0
 
 

@@ -272,17 +272,49 @@ def _agora_rest(settings: Settings, session: aiohttp.ClientSession) -> AgoraRest
     )
 
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP is a terminal that closes."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal ends the process at once. An exception, so that what this process started is stopped on its way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def end_on_signals() -> None:
+    """From now on one of them raises Ended, unless it is ignored already (`nohup`)."""
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _: object) -> None:
+    ignore_signals()
+    raise Ended(number)
+
+
+def ignore_signals() -> None:
+    """While what was started is being stopped: one more would leave it running."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stop_on_signals() -> asyncio.Event:
-    """Set by SIGTERM or Ctrl-C; a second one ends the process at once, as people expect."""
+    """Set by SIGTERM, Ctrl-C or a terminal that closes; a second one ends the process at once, as people expect."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
         stopping.set()
         loop.remove_signal_handler(number)
+        signal.signal(number, _end)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal, number)
     return stopping
 
 

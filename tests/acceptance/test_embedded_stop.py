@@ -1,0 +1,91 @@
+"""What becomes of the embedded servers when a start is interrupted, or a stop is not waited for: real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ledger.embedded_postgres import EmbeddedPostgres
+from tests.servers import ROOT, free_port
+
+
+def _started(home: Path) -> subprocess.Popen[str]:
+    keep = ("PATH", "HOME", "LANG", "XDG_RUNTIME_DIR")
+    environment = {name: os.environ[name] for name in keep if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "realtime", "--migrate"], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment | {"PYTHONPATH": str(ROOT), "PORT": str(free_port()), "LOG_FORMAT": "json"}, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def _until(process: subprocess.Popen[str], said: str) -> None:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if said in line:
+            return
+    raise AssertionError(f"it ended before it said {said}: {lines}")
+
+
+def _postgres_answers(home: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return any(probe.connect_ex(str(path)) == 0 for path in (home / ".data/postgres").glob(".s.PGSQL.*[0-9]"))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cm-") as short:  # a Unix socket's path has to fit
+        yield Path(short)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_second_signal_ends_the_server_and_what_it_started(home: Path, first: signal.Signals) -> None:
+    server = _started(home)
+    _until(server, '"serving"')
+    assert _postgres_answers(home)
+    server.send_signal(first)
+    _until(server, '"draining"')
+    server.send_signal(first)
+    server.communicate(timeout=30)
+    assert server.returncode in {0, 128 + first}, "0 where it had drained before"
+    assert not _postgres_answers(home)
+
+
+def test_a_terminal_that_closes_stops_the_server_in_order(home: Path) -> None:
+    server = _started(home)
+    _until(server, '"serving"')
+    server.send_signal(signal.SIGHUP)
+    server.communicate(timeout=30)
+    assert server.returncode == 0
+    assert not _postgres_answers(home)
+
+
+def test_half_a_data_directory_of_an_interrupted_start_is_put_aside_and_a_new_one_made(home: Path) -> None:
+    data = home / ".data/postgres"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18\n")
+    (home / ".data/postgres.being-made").touch()
+    with EmbeddedPostgres(data):
+        assert _postgres_answers(home)
+    assert not (home / ".data/postgres.being-made").exists()
+    [aside] = (home / ".data").glob("postgres.interrupted-*")
+    assert [file.name for file in aside.iterdir()] == ["PG_VERSION"], "put aside as it was, not deleted"
+
+
+def test_a_data_directory_that_has_served_is_never_made_anew(home: Path) -> None:
+    data = home / ".data/postgres"
+    with EmbeddedPostgres(data):
+        pass
+    (data / "kept").touch()
+    with EmbeddedPostgres(data):
+        assert (data / "kept").exists()
