@@ -240,8 +240,8 @@ class Turn:
         await self._clients.each("recount")
         everything = await asyncio.gather(emitting, self._clients.each("heard", each=each, within_s=HEARD_WITHIN_S))
         figures = await self._clients.figures()
-        if not all(everything[1]) or figures.lost or figures.disordered or figures.closed:
-            trouble = f"{figures.lost} lost, {figures.disordered} out of order, {dict(figures.closed)} closed"
+        if not all(everything[1]) or figures.lost or figures.late or figures.twice or figures.closed:
+            trouble = f"{figures.lost} lost, {figures.late} late, {figures.twice} twice, {dict(figures.closed)} closed"
             raise Lost(f"{self._one.title}: {figures.events} messages of {each * figures.opened} came; {trouble}")
         return figures.events
 

@@ -132,7 +132,7 @@ async def _run(options: argparse.Namespace, console: Console) -> tuple[dict[str,
     figures = {
         "title": title, "minutes": options.minutes, "calls": options.calls, "tabs": opened, "cpus": os.cpu_count(),
         "warm_up_s": warm_up_s, "periods": periods, "ledger": ledger, "done": dict(counted.done),
-        "failures": dict(counted.failures), "lost": counted.lost, "out_of_order": counted.disordered,
+        "failures": dict(counted.failures), "lost": counted.lost, "twice": counted.twice, "late": counted.late,
         "closed": dict(counted.closed), "messages": counted.events,
         "latency_ms": {what: found.percentiles_ms() for what, found in sorted(counted.latency_s.items())},
         "trends": {name: vars(found) for name, found in trends.items()},
@@ -206,8 +206,8 @@ def _problems(figures: dict[str, Any]) -> list[str]:
         found.append(f"{periods['miscounted']} calls paid for other periods than they had")
     if periods["periods"] != periods["debits"]:
         found.append(f"calls count {periods['periods']} periods, the ledger {periods['debits']}")
-    if figures["lost"] or figures["out_of_order"]:
-        found.append(f"by version, {figures['lost']} messages lost and {figures['out_of_order']} out of order")
+    if figures["lost"] or figures["twice"]:
+        found.append(f"by version, {figures['lost']} messages lost and {figures['twice']} twice")
     found += [f"{count} tabs closed: {why}" for why, count in figures["closed"].items()]
     found += [f"{count} failed: {why}" for why, count in figures["failures"].items()]
     for name, one in figures["trends"].items():

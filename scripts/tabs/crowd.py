@@ -54,7 +54,9 @@ class Crowd:
         self.events = 0
         self.by_event: Counter[bytes] = Counter()
         self.lost = 0
-        self.disordered = 0
+        self.late = 0
+        """Behind a younger one: two processes may publish in the other order than they committed. Clients drop it."""
+        self.twice = 0
         self.latency_s: dict[str, Histogram] = {}
         self.done: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -99,12 +101,18 @@ class Crowd:
         if data.get("reason") == "snapshot":
             tab.versions[name] = tab.snapshots[name] = max(version, newest or 0)
             return
+        if version in (missing := tab.missing.get(name, ())):
+            missing.remove(version)
+            self.lost -= 1
+            self.late += 1
+            return
         if version <= tab.snapshots.get(name, 0):
             return  # it was on its way when the snapshot was read, which has it: clients drop it
         if newest is not None and version <= newest:
-            self.disordered += 1
+            self.twice += 1
             return
-        if newest is not None:
+        if newest is not None and version > newest + 1:
+            tab.missing.setdefault(name, set()).update(range(newest + 1, version))
             self.lost += version - newest - 1
         tab.versions[name] = version
         if data.get("reason") == "grant" and (sent_at := tab.user.granted_at.get(version)) is not None:
@@ -225,7 +233,8 @@ class Crowd:
             "events": self.events,
             "by_event": {name.decode(): count for name, count in self.by_event.items()},
             "lost": self.lost,
-            "disordered": self.disordered,
+            "late": self.late,
+            "twice": self.twice,
             "latency_s": {what: histogram.to_json() for what, histogram in self.latency_s.items()},
             "done": dict(self.done),
             "failures": dict(self.failures),

@@ -44,7 +44,8 @@ def figures_of(counted: Figures, opening: Phase, acting: Phase, *, users: int) -
         "messages_per_s": round(counted.events / acting.seconds, 1),
         "messages_by_event": dict(counted.by_event.most_common()),
         "lost": counted.lost,
-        "out_of_order": counted.disordered,
+        "late": counted.late,
+        "twice": counted.twice,
         "cpu_us_a_message": round(1e6 * acting.cpu_s / counted.events, 1) if known and counted.events else None,
         "cpu_share": round(acting.cpu_s / acting.seconds, 3) if known else None,
         "latency_ms": {what: found.percentiles_ms() for what, found in sorted(counted.latency_s.items())},
@@ -75,8 +76,8 @@ def table(figures: dict[str, Any]) -> Table:
     shown.add_row("messages", f"{figures['messages']:,} · {figures['messages_per_s']:,} /s")
     for event, count in figures["messages_by_event"].items():
         shown.add_row("", f"{event} {count:,}")
-    bad = figures["lost"] or figures["out_of_order"]
-    verdict = f"{figures['lost']:,} lost, {figures['out_of_order']:,} out of order or twice"
+    bad = figures["lost"] or figures["twice"]
+    verdict = f"{figures['lost']:,} lost, {figures['twice']:,} twice, {figures['late']:,} behind a younger one"
     shown.add_row("by version", f"[red]{verdict}[/red]" if bad else verdict)
     shown.add_row("CPU a message", _known(figures["cpu_us_a_message"], "µs (with the work that causes it)"))
     if figures["cpu_share"] is not None:

@@ -61,8 +61,8 @@ def masked(payload: bytes) -> bytes:
 
 
 class Tab(asyncio.Protocol):
-    __slots__ = ("_acks", "_answered", "_auth", "_next_id", "_rest", "address", "kept", "listener", "opened_at", "sid",
-                 "snapshots", "state", "transport", "user", "versions")  # fmt: skip
+    __slots__ = ("_acks", "_answered", "_auth", "_next_id", "_rest", "address", "kept", "listener", "missing",
+                 "opened_at", "sid", "snapshots", "state", "transport", "user", "versions")  # fmt: skip
 
     def __init__(self, listener: Listener, address: Address, user: Any, auth: dict[str, Any], opened_at: float) -> None:
         self.listener = listener
@@ -79,6 +79,8 @@ class Tab(asyncio.Protocol):
         """The newest version seen, by event."""
         self.snapshots: dict[bytes, int] = {}
         """That of the newest snapshot."""
+        self.missing: dict[bytes, set[int]] = {}
+        """Those that a younger one has overtaken, and that have not come since."""
         self._auth: bytes = masked(b"40" + orjson.dumps(auth))
         self._answered = False
         self._rest = b""

@@ -33,7 +33,7 @@ async def test_a_soak_bills_what_passed_loses_nothing_and_throws_its_servers_awa
     assert periods["periods"] == periods["debits"] > 0
     assert periods["miscounted"] == 0
     assert figures["ledger"]["findings"] == []
-    assert (figures["lost"], figures["out_of_order"]) == (0, 0)
+    assert (figures["lost"], figures["twice"]) == (0, 0)
     assert figures["done"]["tabs that came back"] > 0
     assert figures["done"]["purchases"] > 0
     assert figures["done"]["calls: hangup"] > 15, "calls were replaced by new ones"
