@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # for as long as modules are imported: nearly all they make stays, and looking through it takes long
+
 import argparse
 import asyncio
 import contextlib
@@ -21,6 +25,9 @@ from realtime.config import Settings
 from realtime.main import DOCUMENTS, document, run_web
 from realtime.processes import Place, run_workers
 from realtime.worker import run_worker
+
+gc.freeze()  # what is imported by now is never looked through again, neither while serving nor at the end
+gc.enable()
 
 log = structlog.get_logger()
 
