@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ledger import database_url, migrations, months, report, witness
+from ledger import database_url, months, report, witness
 from ledger.embedded_postgres import EmbeddedPostgresError
 from ledger.export import FORMATS, export
 from ledger.verify import CHECKS, verify
@@ -76,6 +76,9 @@ def _month(text: str) -> date:
 
 
 def _migrate(url: str, options: argparse.Namespace) -> int:
+    # Alembic takes longer to import than the other commands take to start.
+    from ledger import migrations  # noqa: PLC0415
+
     match options.direction:
         case "up":
             status = migrations.up(url)
