@@ -196,8 +196,9 @@ async def lock_event(conn: Any, event_id: str) -> KeptEvent | None:
     return KeptEvent(**row) if row else None
 
 
-async def finish_event(conn: Any, event_id: str, outcome: str) -> None:
-    await conn.execute(_SQL["finish_event"], event_id, outcome)
+async def finish_event(conn: Any, event_id: str, outcome: str) -> bool:
+    """The event has taken effect, or needs none; False if that was noted before."""
+    return await conn.fetchval(_SQL["finish_event"], event_id, outcome) is not None
 
 
 async def note_attempt(conn: Any, event_id: str) -> None:

@@ -20,6 +20,7 @@ from realtime.domain import errors
 from realtime.domain.purchase import Purchase, Status
 from realtime.services import idempotency, jobs, purchase_ledger
 from realtime.services.calls import Transactions
+from realtime.services.charging import Budget
 from realtime.services.idempotency import Claim, Idempotency, Kept, Keyed
 from realtime.services.money_limits import MoneyLimits, Operation
 from realtime.services.news import News
@@ -28,7 +29,7 @@ from realtime.services.pushes import Pushes
 log = structlog.get_logger()
 
 FIRST_CHECK_S = 40.0
-"""Longer than a request may take: a second refund is not asked for while the first may be on its way."""
+"""Longer than a request may take (`Budget`): a second refund is not asked for while the first may be on its way."""
 NEXT_CHECK_S = 60.0
 CHECKS_A_ROUND = 100
 
@@ -103,16 +104,18 @@ class Refunds:
             purchase = await purchases_store.get(conn, order.purchase_id)
         assert purchase is not None
         assert purchase.payment_intent_id is not None
-        payment_id = purchase.payment_intent_id
-        paid_back = await self._gateway.refunded_cents(payment_id)
+        payment_id, amount_cents, budget = purchase.payment_intent_id, purchase.amount_cents, Budget()
+        paid_back = await budget.within(self._gateway.refunded_cents(payment_id))
         refused: ProviderRefused | None = None
-        if paid_back < purchase.amount_cents:
+        if paid_back < amount_cents:
             try:
-                await self._gateway.refund(payment_id, purchase.id, purchase.amount_cents - paid_back, order.created_at)
-                paid_back = purchase.amount_cents
+                await budget.within(
+                    self._gateway.refund(payment_id, purchase.id, amount_cents - paid_back, order.created_at)
+                )
+                paid_back = amount_cents
             except ProviderRefused as error:
                 refused = error
-                paid_back = await self._gateway.refunded_cents(payment_id)
+                paid_back = await budget.within(self._gateway.refunded_cents(payment_id))
         await self._book(order, paid_back, refused)
 
     async def _book(self, order: RefundOrder, paid_back_cents: int, refused: ProviderRefused | None) -> None:

@@ -153,8 +153,9 @@ class StripeEvents:
 
     async def _finish(self, event: KeptEvent, outcome: str) -> str:
         async with self._db.connection() as conn:
-            await purchases_store.finish_event(conn, event.id, outcome)
-        self._observer.stripe_event(outcome)
+            first = await purchases_store.finish_event(conn, event.id, outcome)
+        if first:
+            self._observer.stripe_event(outcome)
         return outcome
 
     # -- jobs ----------------------------------------------------------------------------------------------------

@@ -123,8 +123,10 @@ SELECT id, type, facts FROM stripe_events WHERE id = $1 AND applied_at IS NULL F
 SELECT id, type, facts FROM stripe_events WHERE id = $1 AND applied_at IS NULL;
 
 -- name: finish_event
--- The event has taken effect, or needs none.
-UPDATE stripe_events SET applied_at = now(), outcome = $2, attempts = attempts + 1 WHERE id = $1;
+-- The event has taken effect, or needs none; answers nothing if another was quicker to say so.
+UPDATE stripe_events SET applied_at = now(), outcome = $2, attempts = attempts + 1
+WHERE id = $1 AND applied_at IS NULL
+RETURNING true;
 
 -- name: note_attempt
 -- The event could not take effect now.

@@ -7,8 +7,8 @@ import random
 import sys
 import time
 
-from tests.simulation.clock import VirtualLoop
-from tests.simulation.history import Broken, History, silence
+from tests.simulation.history import History, silence
+from tests.simulation.rules import Broken
 
 
 def main() -> int:
@@ -19,7 +19,6 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print what happened in the last one")
     chosen = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if chosen.seed is None else chosen.seed
-    loop = VirtualLoop()
     began = time.monotonic()
     done = steps = 0
     history = History(seed)
@@ -27,7 +26,7 @@ def main() -> int:
         history = History(seed + done)
         try:
             with silence():
-                history.run(loop)
+                history.run()
         except Broken as broken:
             print("\n".join(history.trace[-80:]))
             print(f"\nbroken: {broken}\nreplay: scripts/simulate --seed {seed + done} --histories 1 --trace")

@@ -45,14 +45,13 @@ class NoFaults:
 class Database:
     def __init__(self, on_commit: Callable[[dict[Key, tuple[Row | None, Row | None]]], None] | None = None) -> None:
         self.rows: dict[str, dict[Any, Row]] = {}
-        self.offset_s = 0.0
         self._holders: dict[Key, Transaction] = {}
         self._released: dict[Key, asyncio.Event] = {}
         self._on_commit = on_commit
         self._numbers = 0
 
     def clock(self) -> datetime:
-        return START + timedelta(seconds=asyncio.get_running_loop().time() + self.offset_s)
+        return START + timedelta(seconds=asyncio.get_running_loop().time())
 
     def next_number(self) -> int:
         self._numbers += 1

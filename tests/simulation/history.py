@@ -1,4 +1,4 @@
-"""One history: people who ring each other, talk and buy, on processes that die, over connections that break.
+"""One history: people who ring each other, talk, buy and are paid back, on processes that die, over links that break.
 
 The services and the domain are the real ones; only what they stand on is modelled (`database.py`, `vendors.py`). Every
 statement, commit, request to the provider and question to Redis is a place where the seed may kill the process, lose
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,119 +21,38 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from redis.exceptions import RedisError
 
 from ledger import store
 from ledger.journals import Journal, Leg, TransactionType
-from realtime import config
-from realtime.adapters.calls_store import PutOutJob
-from realtime.adapters.postgres import UNREACHABLE
-from realtime.domain import call as call_domain
-from realtime.domain import errors, transitions
-from realtime.domain import purchase as purchase_domain
-from realtime.domain.trust import Identity, Trust, UserRole
+from realtime.adapters.stripe_gateway import ProviderUnavailable
+from realtime.domain import errors
 from realtime.edge.errors import as_refused
-from realtime.services.attendance import Attendance
-from realtime.services.calls import Calls, Unobserved
-from realtime.services.charging import Charging
-from realtime.services.idempotency import Idempotency
-from realtime.services.metering import Meter
-from realtime.services.money_limits import MoneyLimits, Operation
-from realtime.services.payments import Order, Payments
-from realtime.services.purchase_records import PurchaseRecords
-from realtime.services.purchase_recovery import PurchaseRecovery
-from tests.simulation import queries, vendors
+from tests.simulation import queries
+from tests.simulation.books import Books
 from tests.simulation.clock import VirtualLoop
-from tests.simulation.database import IDLE_IN_TRANSACTION_S, Connection, Database, Key, NoFaults, Row, Transactions
+from tests.simulation.courier import Courier
+from tests.simulation.database import IDLE_IN_TRANSACTION_S, Connection, Database, NoFaults, Row, Transactions
+from tests.simulation.people import People
+from tests.simulation.process import QUERIES, Process
+from tests.simulation.provider import Provider
+from tests.simulation.queries.rows import FINISHED
+from tests.simulation.rules import (
+    BREAK,
+    JOBS_COME_AFTER_S,
+    JOBS_EVERY_S,
+    KILL,
+    LASTS_S,
+    PROCESSES,
+    RESTS_FOR_S,
+    SETTINGS,
+    SLOW,
+    SLOWEST_S,
+    USERS,
+    Broken,
+    Lost,
+)
 
 T = TypeVar("T")
-
-USERS = ("ann", "bob", "cat")
-PROCESSES = 2
-PERIOD_S, GRACE_S, RING_S, AWAY_S = 7, 5, 10, 8
-RATE, DAILY_LIMIT_CENTS = 10, 2_000
-LASTS_S = 30.0
-SLOWEST_S = 8.0
-RESTS_FOR_S = 3 * 3600.0
-METER_EVERY_S, SWEEP_EVERY_S, JOBS_EVERY_S = 2.0, 4.0, 1.0
-
-KILL, BREAK, SLOW = 0.003, 0.01, 0.03
-"""The chances at each step: the process dies, the connection goes, seconds pass."""
-
-_SETTINGS = {
-    rounding: config.load(
-        _env_file=None, billing_period_seconds=PERIOD_S, call_grace_seconds=GRACE_S, ring_timeout_seconds=RING_S,
-        reconnect_grace_seconds=AWAY_S, default_rate_tokens_per_period=RATE, billing_rounding=rounding,
-    )
-    for rounding in ("period", "second")
-}  # fmt: skip
-_QUERIES = queries.by_text()
-PUT_OUT = PutOutJob("jobs", "put_out")
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
-
-
-class Lost(Exception):
-    """The process died under the request: its client does not know what became of it."""
-
-
-class NoPurchaseNoise:
-    def purchase(self, outcome: str) -> None: ...
-
-
-class Process:
-    """One of ours: everything it is made of, and its loops."""
-
-    def __init__(self, history: History, name: str) -> None:
-        self.name = name
-        self.alive = True
-        self.died_at: float | None = None
-        self.died: asyncio.Future[None] = history.loop.create_future()
-        self._history = history
-        self.db = Transactions(history.db, _QUERIES, history, owner=self)
-        db: Any = self.db
-        self.presence = vendors.Presence(history, self)
-        presence: Any = self.presence
-        limiter: Any = vendors.Limiter(history, self)
-        out, issuer, gateway = vendors.Out(history, self), vendors.Issuer(), vendors.Gateway(history, self)
-        self.calls = Calls(
-            db=db, presence=presence, limiter=limiter, issuer=issuer, out=out, put_out=PUT_OUT,
-            settings=history.settings,
-        )  # fmt: skip
-        self.meter = Meter(db=db, calls=self.calls, issuer=issuer, out=out, put_out=PUT_OUT,
-                           observer=Unobserved())  # fmt: skip
-        self.attendance = Attendance(db=db, presence=presence, calls=self.calls, reconnect_grace_s=AWAY_S)
-        limits = MoneyLimits(limiter, per_minute=1000, daily_cents=DAILY_LIMIT_CENTS)
-        self.records = PurchaseRecords(db=db, limits=limits, out=out, observer=NoPurchaseNoise())
-        charging = Charging(gateway, self.records)  # type: ignore[arg-type]
-        self.payments = Payments(
-            db=db, charging=charging, records=self.records, limits=limits, idempotency=Idempotency(db),
-            tokens_per_usd=100,
-        )  # fmt: skip
-        self.recovery = PurchaseRecovery(db=db, gateway=gateway, charging=charging, records=self.records)  # type: ignore[arg-type]
-        self.gateway = gateway
-
-    def start(self) -> None:
-        self._history.spawn(self._every(METER_EVERY_S, self.meter.round))
-        self._history.spawn(self._every(SWEEP_EVERY_S, self.attendance.sweep))
-
-    async def _every(self, pause_s: float, step: Any) -> None:
-        while self.alive and not self._history.resting:
-            try:
-                await step()
-            except (*UNREACHABLE, RedisError):
-                pass
-            except Exception as error:
-                self._history.fail(error)
-            await asyncio.sleep(pause_s)
-
-    def die(self) -> None:
-        self.alive = False
-        self.died_at = asyncio.get_running_loop().time()
-        self.db.break_off()
-        self.died.set_result(None)
 
 
 class History:
@@ -144,23 +63,23 @@ class History:
         self.failure: BaseException | None = None
         self.faulty = True
         self.resting = False
-        self.settings = _SETTINGS[self.random.choice(["period", "second"])]
-        self.db = Database(self._committed)
-        self.provider = vendors.Provider(self)
+        self.settings = SETTINGS[self.random.choice(["period", "second"])]
+        self.books = Books(self)
+        [self.webhook_secret] = self.settings.stripe_webhook_secret
+        self.db = Database(self.books.committed)
+        self.provider = Provider(self)
         self.processes: list[Process] = []
         self.steps = 0
         self._tasks: list[asyncio.Task[Any]] = []
-        self._stood: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
-        self._begun = dict.fromkeys(USERS, 0)
         self.put_out: Counter[tuple[str, int]] = Counter()
         self.loop: asyncio.AbstractEventLoop
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def run(self, loop: VirtualLoop) -> None:
-        """Raises Broken, naming what did not hold."""
-        self.loop = loop
-        with self._seeded():
+    def run(self) -> None:
+        """Raises Broken, naming what did not hold. Time begins at zero, so that it is the same amid others as alone."""
+        with contextlib.closing(VirtualLoop()) as loop, self._seeded():
+            self.loop = loop
             try:
                 loop.run_until_complete(self._run())
             finally:
@@ -175,43 +94,45 @@ class History:
 
     @contextlib.contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Ids are of the seed as well, since rows are ordered and locked by them."""
+        """Ids are of the seed as well, since rows are locked in their order. Jobs come while there are faults yet."""
         with contextlib.ExitStack() as stack:
             for name in ("calls.new_id", "payments.new_id", "idempotency.uuid4"):
                 stack.enter_context(mock.patch(f"realtime.services.{name}", self._new_id))
+            for name, pause_s in JOBS_COME_AFTER_S.items():
+                stack.enter_context(mock.patch(f"realtime.services.{name}", pause_s))
             yield
 
     def _new_id(self) -> UUID:
         return UUID(int=self.random.getrandbits(128))
 
     async def _run(self) -> None:
-        began = self.loop.time()
-        self.db.offset_s = -began
-        queries.make_platform_accounts(self.db)
-        async with Transactions(self.db, _QUERIES, NoFaults()).begin() as conn:
+        queries.ledger.make_platform_accounts(self.db)
+        async with Transactions(self.db, QUERIES, NoFaults()).begin() as conn:
             granted: Any = conn
             for user in USERS:
                 await self._grant(granted, user, self.random.choice([0, 15, 35, 60, 200]))
         for _ in range(PROCESSES):
             self._start_process()
-        people = [self.spawn(self._live(user)) for user in USERS]
+        people = People(self)
+        busy = [self.spawn(people.live(user)) for user in USERS] + [self.spawn(people.take_back())]
         self.spawn(self._operate())
-        jobs = self.spawn(self._work_off_jobs())
+        last = [self.spawn(self._work_off_jobs()), self.spawn(Courier(self).deliver())]
         await asyncio.sleep(LASTS_S)
         self.faulty = False
-        for task in people:
+        for task in busy:
             task.cancel()
-        await asyncio.gather(*people, return_exceptions=True)
+        await asyncio.gather(*busy, return_exceptions=True)
         if self.failure is None:
             await self._come_to_rest()
-        jobs.cancel()
+        for task in last:
+            task.cancel()
         if self.failure is None:
-            self._check_rest()
+            self.books.check_rest()
 
     async def _grant(self, conn: Any, user: str, tokens: int) -> None:
         [wallet] = await store.ensure_accounts(conn, [(user, "wallet")])
         granted = await store.platform_account(conn, "granted_tokens")
-        self._begun[user] = tokens
+        self.books.begun[user] = tokens
         if tokens:
             legs = (Leg(granted, tokens), Leg(wallet, -tokens))
             await store.post(conn, [Journal(f"grant:{user}", TransactionType.GRANT, legs)], actor="root")
@@ -222,7 +143,7 @@ class History:
         return task
 
     def note(self, line: str) -> None:
-        self.trace.append(f"{self.loop.time() + self.db.offset_s:8.2f}  {line}")
+        self.trace.append(f"{self.loop.time():8.2f}  {line}")
 
     def fail(self, error: BaseException) -> None:
         if self.failure is None:
@@ -289,7 +210,7 @@ class History:
                 self._start_process()
             await asyncio.sleep(0.5)
 
-    async def _some_process(self) -> Process:
+    async def some_process(self) -> Process:
         while not (alive := [process for process in self.processes if process.alive]):
             await asyncio.sleep(0.1)
         return self.random.choice(alive)
@@ -309,101 +230,6 @@ class History:
             raise Lost
         return refused
 
-    # -- people --------------------------------------------------------------------------------------------------
-
-    async def _live(self, user: str) -> None:
-        tab: Process | None = None
-        number = 0
-        while True:
-            if tab is None or not tab.alive:
-                tab = await self._open_tab(user)
-            await asyncio.sleep(self.random.expovariate(1.0))
-            number += 1
-            action = self.random.choices(
-                ("ring", "answer", "hang up", "buy", "leave", "hurry", "settle"), (5, 6, 2, 3, 1, 2, 2)
-            )[0]
-            try:
-                if action == "ring":
-                    await self._ring(user, f"{user}-{number}")
-                elif action in {"answer", "hang up"}:
-                    await self._use_call(user, action)
-                elif action == "buy":
-                    await self._buy(user, f"{user}-{number}")
-                elif action == "leave" and tab.alive:
-                    with contextlib.suppress(RedisError):
-                        await self.ask(tab, tab.attendance.left(user))
-                    await asyncio.sleep(self.random.choice([0.5, 3.0, AWAY_S + 8.0]))
-                    tab = None
-                elif action == "hurry":
-                    await self._provider_tells()
-                elif action == "settle":
-                    self._provider_moves()
-            except Lost:
-                self.note(f"{user}: lost the connection ({action})")
-
-    async def _open_tab(self, user: str) -> Process:
-        process = await self._some_process()
-        with contextlib.suppress(Lost):
-            await self.ask(process, process.attendance.arrived(user))
-        return process
-
-    async def _ring(self, user: str, request_id: str) -> None:
-        callee = self.random.choice([other for other in USERS if other != user])
-        caller = Identity(user, Trust.VIP, UserRole.USER, 2**33)
-        for _ in range(self.random.choice([1, 1, 3])):  # an impatient client asks again, with the same request
-            process = await self._some_process()
-            with contextlib.suppress(Lost):
-                answer = await self.ask(process, process.calls.start(caller, callee, request_id))
-                self.note(f"{user} rings {callee}: {_short(answer)}")
-
-    async def _use_call(self, user: str, action: str) -> None:
-        live = self.db.table("live").get(user)
-        if live is None:
-            return
-        call_id = live["call_id"]
-        process = await self._some_process()
-        calls = process.calls
-        if action == "answer":
-            steps: Any = [calls.accept(user, call_id, f"tab of {user}")]
-            if self.random.random() < 0.3:  # two tabs at once
-                steps.append(calls.accept(user, call_id, f"other tab of {user}"))
-        else:
-            steps = [self.random.choice([calls.end, calls.decline, calls.cancel, calls.join])(user, call_id)]
-        answers = await asyncio.gather(*(self.ask(process, step) for step in steps), return_exceptions=True)
-        self.note(f"{user} {action}: {[_short(answer) for answer in answers]}")
-
-    async def _buy(self, user: str, key: str) -> None:
-        order = Order(self.random.choice([100, 500, 900]), self.random.choices(vendors.CARDS, (6, 2, 2, 2, 1))[0])
-        for _ in range(self.random.choice([1, 2, 3])):
-            process = await self._some_process()
-            try:
-                operation = Operation(user, key, 86_400)
-                answer = await self.ask(process, process.payments.buy(operation, order))
-                self.note(f"{user} buys by {order.payment_method_id}: {_short(answer)}")
-                self._check_answer(user, key, answer)
-            except Lost:
-                self.note(f"{user} buys: lost")
-            await asyncio.sleep(self.random.choice([0.0, 0.1, 7.0]))
-
-    async def _provider_tells(self) -> None:
-        """An event of the provider's, late, early, or twice at once: what it says of a payment is recorded."""
-        named = [row for row in self.db.table("purchases").values() if row["payment_intent_id"]]
-        if not named:
-            return
-        row = self.random.choice(named[-3:])
-        payment = self.provider.intents[row["payment_intent_id"]].payment
-        deliveries = []
-        for _ in range(self.random.choice([1, 2, 2])):
-            process = await self._some_process()
-            deliveries.append(self.ask(process, process.records.record(row["id"], payment)))
-        await asyncio.gather(*deliveries, return_exceptions=True)
-
-    def _provider_moves(self) -> None:
-        for payment_id in list(self.provider.intents):
-            if self.random.random() < 0.5:
-                self.provider.settle(payment_id)
-                self.provider.authenticate(payment_id, success=self.random.random() < 0.7)
-
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     async def _work_off_jobs(self) -> None:
@@ -415,15 +241,18 @@ class History:
             for job in sorted(due, key=lambda job: (job["due_at"], job["id"])):
                 await self._do(job)
             if self.loop.time() >= minute:
-                minute = self.loop.time() + 60.0
-                process = await self._some_process()
+                minute = self.loop.time() + (60.0 if not self.resting else 300.0)
+                process = await self.some_process()
                 with contextlib.suppress(Lost):
                     await self.ask(process, process.recovery.check_due())
+                    await self.ask(process, process.refunds.check_due())
+                    await self.ask(process, process.events.apply_pending())
 
     async def _do(self, job: Row) -> None:
-        process = await self._some_process()
+        process = await self.some_process()
         handler = {
             "check_purchase": process.recovery.check, "cancel_payment": process.recovery.cancel_payment,
+            "check_refund": process.refunds.check, "apply_stripe_event": process.events.apply_kept,
             "put_out": self._put_out,
         }[job["task"]]  # fmt: skip
         try:
@@ -439,8 +268,6 @@ class History:
         self.put_out[channel, uid] += 1
 
     async def _try_job(self, process: Process, work: Awaitable[Any]) -> Any:
-        from realtime.adapters.stripe_gateway import ProviderUnavailable
-
         async def carry_out() -> Any:
             try:
                 return await work
@@ -456,7 +283,7 @@ class History:
         await asyncio.sleep(SLOWEST_S)  # requests that were on their way arrive
         for user in USERS:
             while (live := self.db.table("live").get(user)) is not None and self.failure is None:
-                process = await self._some_process()
+                process = await self.some_process()
                 await self.ask(process, process.calls.end(user, live["call_id"]))
                 await asyncio.sleep(0.5)
         self.resting = True
@@ -471,156 +298,14 @@ class History:
             await asyncio.sleep(60.0)
 
     def _unfinished(self) -> list[Any]:
-        pending = [row for row in self.db.table("purchases").values() if row["status"] not in queries.FINISHED]
-        return pending + list(self.db.table("jobs").values())
-
-    # -- invariants ----------------------------------------------------------------------------------------------
-
-    def _committed(self, changes: dict[Key, tuple[Row | None, Row | None]]) -> None:
-        try:
-            for (table, key), (before, after) in changes.items():
-                check = getattr(self, f"_check_{table}", None)
-                if check is not None:
-                    check(key, before, after)
-        except AssertionError as error:
-            self.fail(error)
-            raise
-
-    def _check_accounts(self, _key: int, _before: Row | None, after: Row) -> None:
-        _must(after["balance"] >= 0 or after["kind"] not in queries.NEVER_BELOW_ZERO, f"below zero: {after}")
-
-    def check_told(self, user: str, kind: str, version: int, balance: int) -> None:
-        if self._stood[user, kind].get(version) != balance:
-            self.fail(Broken(f"{user} was told a {kind} of {balance} at version {version}, which never was"))
-
-    def _check_journals(self, key: str, before: Row | None, after: Row) -> None:
-        _must(before is None, f"{key} was posted twice")
-        sums: dict[bool, int] = defaultdict(int)
-        for account_id, amount in after["content"][1]:
-            sums[self.db.table("accounts")[account_id]["kind"] in {"stripe_clearing", "token_sales"}] += amount
-        _must(not any(sums.values()), f"{key} is not balanced")
-        for account_id, (version, balance) in after["left"].items():
-            account = self.db.table("accounts")[account_id]
-            self._stood[account["owner_id"], account["kind"]][version] = balance
-
-    def _check_calls(self, call_id: UUID, before: Row | None, after: Row) -> None:
-        now = self.db.clock()
-        if before is not None and before["status"] != after["status"]:
-            reached = {t.status for t in transitions.TRANSITIONS[transitions.Status(before["status"])].values()}
-            _must(after["status"] in reached, f"{before['status']} to {after['status']}")
-        _must(before is None or before["status"] != "ended", f"a call changed after its end: {after}")
-        if after["started_at"] is not None:
-            billed = after["periods_billed"]
-            _must(after["paid_through"] == after["started_at"] + timedelta(seconds=billed * PERIOD_S), "paid time")
-            for period in (billed, billed + 1):
-                there = f"call:{call_id}:{period}" in self.db.table("journals")
-                _must(there == (0 < period <= billed), f"period {period} of {billed} debited: {there}")
-            last_began = after["started_at"] + timedelta(seconds=(billed - 1) * PERIOD_S)
-            _must(billed == 0 or last_began <= now, f"billed before it began: {after}")
-        if after["status"] == "active":
-            _must(after["periods_billed"] > 0, "active and not paid")
-
-    def _check_live(self, user: str, _before: Row | None, after: Row | None) -> None:
-        call = self.db.table("calls").get(after["call_id"]) if after else None
-        _must(call is None or call["status"] != "ended" or after is None, f"{user} is held by a call that has ended")
-
-    def _check_purchases(self, purchase_id: UUID, before: Row | None, after: Row) -> None:
-        if before is not None and before["status"] != after["status"]:
-            table = purchase_domain.TRANSITIONS[purchase_domain.Status(before["status"])]
-            _must(after["status"] in {t.status for t in table.values()}, f"{before['status']} to {after['status']}")
-        credited = f"purchase:{purchase_id}" in self.db.table("journals")
-        _must(credited == (after["status"] == "succeeded"), f"credited: {credited}, {after['status']}")
-        named = before["payment_intent_id"] if before else None
-        _must(named in {None, after["payment_intent_id"]}, "another payment was named")
-
-    def _check_spend(self, _key: Any, _before: Row | None, after: Row) -> None:
-        _must(after["spent_cents"] >= 0, "less than nothing spent")
-
-    def check_charges(self, purchase_id: UUID) -> None:
-        charged = self.provider.charged(purchase_id)
-        if sum(one.charges for one in charged) > 1:
-            self.fail(Broken(f"charged twice: {charged}"))
-        row = self.db.table("purchases").get(purchase_id)
-        if charged and row is not None and row["payment_intent_id"] != charged[0].payment.id:
-            self.fail(Broken("a payment was charged that is not in its purchase's row"))
-
-    def _check_answer(self, user: str, key: str, answer: Any) -> None:
-        """What a buyer is told holds."""
-        if isinstance(answer, errors.Refused) or answer.outcome.get("status") != "succeeded":
-            return
-        row = self.db.table("purchases").get(UUID(answer.outcome["purchaseId"]))
-        if row is None or row["status"] != "succeeded" or (row["user_id"], row["idempotency_key"]) != (user, key):
-            self.fail(Broken(f"{user} was told of a success that is none"))
-
-    def _check_rest(self) -> None:
-        """Everything has come to rest: who owes whom what, to the token and the cent."""
-        try:
-            self._check_books()
-        except AssertionError as error:
-            self.fail(error)
-
-    def _check_books(self) -> None:
-        wallet = dict(self._begun)
-        earned: dict[str, int] = defaultdict(int)
-        for call in self.db.table("calls").values():
-            _must(call["status"] == "ended", f"never ended: {call}")
-            paid, shared = self._owed(call)
-            _must(call["tokens_spent"] == paid, f"spent {call['tokens_spent']}, owed {paid}: {call}")
-            unpaid = call["end_reason"] in {"insufficient_funds", "failed"}
-            put_out = [self.put_out[f"call_{call['id'].hex}", uid] > 0 for uid in (1, 2)]
-            _must(put_out == [unpaid, unpaid], f"put out of the channel: {put_out}, {call}")
-            wallet[call["caller_id"]] -= paid
-            earned[call["callee_id"]] += shared
-        charged_keys: set[tuple[str, str]] = set()
-        spent: dict[Any, int] = defaultdict(int)
-        for purchase in self.db.table("purchases").values():
-            charges = sum(one.charges for one in self.provider.charged(purchase["id"]))
-            _must(charges == (purchase["status"] == "succeeded"), f"{charges} charges: {purchase}")
-            if charges:
-                by_key = purchase["user_id"], purchase["idempotency_key"]
-                _must(by_key not in charged_keys, f"{by_key} was charged twice")
-                charged_keys.add(by_key)
-                wallet[purchase["user_id"]] += purchase["tokens"]
-                spent[purchase["user_id"], purchase["spend_day"]] += purchase["amount_cents"]
-        for day, row in self.db.table("spend").items():
-            _must(
-                row["spent_cents"] == spent[day], f"{day}: {row['spent_cents']} of the limit held, {spent[day]} spent"
-            )
-        for account in self.db.table("accounts").values():
-            expected = {"wallet": wallet, "earnings": earned}.get(account["kind"])
-            if expected is not None:
-                _must(account["balance"] == expected[account["owner_id"]], f"{account}, not {expected}")
-        _must(not self.db.table("live"), "somebody is held by no call")
-
-    def _owed(self, row: Row) -> tuple[int, int]:
-        """What a call costs, and what of it is the callee's, by its times alone."""
-        if row["started_at"] is None:
-            return 0, 0
-        whole, rest = divmod((row["ended_at"] - row["started_at"]).total_seconds(), PERIOD_S)
-        unpaid = row["end_reason"] in {"insufficient_funds", "failed"}
-        _must(not unpaid or rest == 0, f"an unpaid call ends where it was paid to: {row}")
-        periods = int(whole) if unpaid else int(whole) + 1
-        _must(row["periods_billed"] == periods, f"{periods} periods began: {row}")
-        fee = RATE * self.settings.platform_fee_percent // 100
-        back = (0, 0)
-        if row["refund_unused_seconds"] and not unpaid and periods:
-            unused = call_domain.pricing.unused(RATE, self.settings.platform_fee_percent, PERIOD_S, rest)
-            back = unused.tokens, unused.from_earnings_tokens
-        return periods * RATE - back[0], periods * (RATE - fee) - back[1]
-
-
-def _must(holds: bool, what: str) -> None:
-    if not holds:
-        raise Broken(what)
-
-
-def _short(answer: Any) -> str:
-    if isinstance(answer, errors.Refused):
-        return answer.code
-    if isinstance(answer, BaseException):
-        return type(answer).__name__
-    call = getattr(answer, "call", answer)
-    return str(getattr(call, "status", None) or getattr(answer, "outcome", answer))
+        rows = self.db.table
+        return [
+            *(row for row in rows("purchases").values() if row["status"] not in FINISHED),
+            *(row for row in rows("refund_orders").values() if row["status"] == "claimed"),
+            *(row for row in rows("events").values() if row["applied_at"] is None),
+            *(event for event in self.provider.events if not event.delivered),
+            *rows("jobs").values(),
+        ]
 
 
 @contextlib.contextmanager
@@ -632,10 +317,3 @@ def silence() -> Iterator[None]:
         yield
     finally:
         structlog.configure(**before)
-
-
-def run(seed: int, loop: VirtualLoop) -> History:
-    """One history. Raises Broken; its trace is in `History.trace`."""
-    history = History(seed)
-    history.run(loop)
-    return history

@@ -31,10 +31,15 @@ from realtime.services.money_limits import MoneyLimits, Operation
 from realtime.services.payments import Order, Payments
 from realtime.services.purchase_records import PurchaseRecords
 from realtime.services.purchase_recovery import PurchaseRecovery
+from realtime.services.refunds import Refunds
+from realtime.services.stripe_events import StripeEvents
 from tests.metering import Heard, grant, set_clock
 from tests.simulation import queries, vendors
 from tests.simulation.database import START, Database, NoFaults, Row, Transactions
-from tests.simulation.history import _SETTINGS, AWAY_S, USERS, NoPurchaseNoise, silence
+from tests.simulation.history import silence
+from tests.simulation.process import Unwatched
+from tests.simulation.provider import CARDS, INQUIRY, OPEN, Provider
+from tests.simulation.rules import ADMINS, AWAY_S, SETTINGS, USERS
 
 STEPS = 350
 SEEDS = 3
@@ -59,22 +64,26 @@ class Stage:
         self.heard = Heard()
         self.online = set(USERS)
         scene: Any = SimpleNamespace(hop=self._at_once, chance=lambda _p: False, note=lambda _l: None,
-                                     check_charges=lambda _p: None)  # fmt: skip
-        scene.provider = self.provider = vendors.Provider(scene)
+                                     books=SimpleNamespace(check_charges=lambda _p: None),
+                                     random=random.Random(seed))  # fmt: skip
+        scene.provider = self.provider = Provider(scene)
         nobody: Any = None
         presence: Any = SimpleNamespace(online=self._online, here=lambda _users: set())
         limiter: Any = vendors.Limiter(scene, nobody)
         issuer, gateway = vendors.Issuer(), vendors.Gateway(scene, nobody)
         self.calls = Calls(db=db, presence=presence, limiter=limiter, issuer=issuer, out=self.heard,
-                           put_out=None, settings=_SETTINGS[rounding])  # fmt: skip
+                           put_out=None, settings=SETTINGS[rounding])  # fmt: skip
         self.meter = Meter(db=db, calls=self.calls, issuer=issuer, out=self.heard, put_out=None)
         self.attendance = Attendance(db=db, presence=presence, calls=self.calls, reconnect_grace_s=AWAY_S)
         limits = MoneyLimits(limiter, per_minute=1000, daily_cents=5_000)
-        self.records = PurchaseRecords(db=db, limits=limits, out=self.heard, observer=NoPurchaseNoise())
+        self.records = PurchaseRecords(db=db, limits=limits, out=self.heard, observer=Unwatched())
         charging = Charging(gateway, self.records)  # type: ignore[arg-type]
         self.payments = Payments(db=db, charging=charging, records=self.records, limits=limits,
                                  idempotency=Idempotency(db), tokens_per_usd=100)  # fmt: skip
-        self.recovery = PurchaseRecovery(db=db, gateway=gateway, charging=charging, records=self.records)  # type: ignore[arg-type]
+        money: Any = gateway
+        self.recovery = PurchaseRecovery(db=db, gateway=money, charging=charging, records=self.records)
+        self.refunds = Refunds(db=db, gateway=money, limits=limits, idempotency=Idempotency(db), out=self.heard)
+        self.events = StripeEvents(db=db, gateway=money, records=self.records, out=self.heard, observer=Unwatched())
 
     async def _at_once(self, *_: Any) -> None: ...
 
@@ -127,13 +136,32 @@ class Stage:
     async def bought(self, user: str, key: str, order: Order) -> Any:
         return (await self.payments.buy(Operation(user, key, 86_400), order)).outcome
 
-    async def told(self, number: int) -> Any:
-        """An event of the provider's about the newest payments."""
-        for intent in list(self.provider.intents.values())[-number:]:
-            await self.records.record(intent.purchase_id, intent.payment)
+    async def refunded(self, admin: str, key: str, number: int) -> Any:
+        """One of the newest payments that were charged, if there is one."""
+        for one in self.provider.paid()[-number:][:1]:
+            return (await self.refunds.refund(Operation(admin, key, 86_400), one.purchase_id)).outcome
+        return None
+
+    async def taken_back(self, kind: str, number: int) -> None:
+        """By hand, or by the buyer's bank."""
+        for one in self.provider.paid()[-number:][:1]:
+            if kind == "by hand":
+                self.provider.pay_back_by_hand(one.payment.id, one.payment.amount_cents // 2)
+            elif kind in {OPEN, INQUIRY}:
+                self.provider.dispute(one.payment.id, one.payment.amount_cents, kind)
+            else:
+                for dispute in one.disputes:
+                    if dispute.status in {OPEN, INQUIRY}:
+                        self.provider.move_dispute(one.payment.id, dispute, kind)
+
+    async def told(self, number: int, count: int) -> Any:
+        """Some of the newest events, in whatever order and however often they came."""
+        return [await self.events.receive(event.body) for event in self.provider.events[-number:][:count]]
 
     async def looked_after(self) -> None:
         await self.recovery.check_due()
+        await self.refunds.check_due()
+        await self.events.apply_pending()
 
     async def provider_moves(self, success: bool) -> None:
         for payment_id in list(self.provider.intents):
@@ -153,6 +181,8 @@ class Real(Stage):
                 " created_at = created_at - interval '1 hour'"
             )
             await conn.execute("UPDATE idempotency_keys SET held_until = held_until - interval '1 hour'")
+            await conn.execute("UPDATE refund_orders SET next_check_at = next_check_at - interval '1 hour'")
+            await conn.execute("UPDATE stripe_events SET received_at = received_at - interval '1 hour'")
 
     async def books(self) -> dict[str, Any]:
         async with self.db.connection() as conn:
@@ -165,6 +195,9 @@ class Real(Stage):
                 "keys": [dict(row) for row in await conn.fetch("SELECT * FROM idempotency_keys")],
                 "spend": [dict(row) for row in await conn.fetch("SELECT user_id, spent_cents FROM daily_spend")],
                 "live": [dict(row) for row in await conn.fetch("SELECT user_id, call_id FROM live_parties")],
+                "orders": [dict(row) for row in await conn.fetch("SELECT * FROM refund_orders")],
+                "disputes": [dict(row) for row in await conn.fetch("SELECT * FROM disputes")],
+                "events": [dict(row) for row in await conn.fetch("SELECT * FROM stripe_events")],
             }  # fmt: skip
 
 
@@ -180,6 +213,10 @@ class Modelled(Stage):
             row |= {"next_check_at": row["next_check_at"] - hour, "created_at": row["created_at"] - hour}
         for row in self.model.table("keys").values():
             row |= {"held_until": row["held_until"] - hour}
+        for row in self.model.table("refund_orders").values():
+            row |= {"next_check_at": row["next_check_at"] - hour}
+        for row in self.model.table("events").values():
+            row |= {"received_at": row["received_at"] - hour}
 
     async def books(self) -> dict[str, Any]:
         model = self.model
@@ -191,6 +228,9 @@ class Modelled(Stage):
             "keys": [row | {"user_id": user, "key": key} for (user, key), row in model.table("keys").items()],
             "spend": [row | {"user_id": user} for (user, _), row in model.table("spend").items()],
             "live": list(model.table("live").values()),
+            "orders": list(model.table("refund_orders").values()),
+            "disputes": list(model.table("disputes").values()),
+            "events": list(model.table("events").values()),
         }
 
 
@@ -214,6 +254,9 @@ def comparable(books: dict[str, Any]) -> dict[str, Any]:
         "keys": rows("keys", ("user_id", "key"), ("holder", "held_until", "created_at", "expires_at")),
         "spend": rows("spend", ("user_id",)),
         "live": rows("live", ("user_id",)),
+        "orders": rows("orders", ("purchase_id",), ("created_at", "next_check_at")),
+        "disputes": rows("disputes", ("id",), ("changed_at",)),
+        "events": rows("events", ("id",), ("received_at", "applied_at")),
     }
 
 
@@ -231,8 +274,22 @@ def steps_of(seed: int, made: list[Call]) -> Any:
     for number in range(STEPS):
         user, other = rng.sample(USERS, 2)
         kind = rng.choices(
-            ("start", "event", "by_itself", "metered", "clock", "swept", "asked", "bought", "told", "hour", "moves"),
-            (8, 12, 1, 6, 12, 1, 1, 5, 2, 1, 2),
+            (
+                "start",
+                "event",
+                "by_itself",
+                "metered",
+                "clock",
+                "swept",
+                "asked",
+                "bought",
+                "told",
+                "hour",
+                "moves",
+                "refunded",
+                "taken back",
+            ),
+            (8, 12, 1, 6, 12, 1, 1, 5, 4, 1, 2, 2, 3),
         )[0]
         match kind:
             case "start":
@@ -250,10 +307,15 @@ def steps_of(seed: int, made: list[Call]) -> Any:
             case "swept":
                 yield "swept", set(rng.sample(USERS, rng.choice((2, 3, 3))))
             case "bought":
-                order = Order(rng.choice([1, 100, 900]), rng.choice(vendors.CARDS))
+                order = Order(rng.choice([1, 100, 900]), rng.choices(CARDS, (4, 1, 1, 1, 1))[0])
                 yield "bought", user, f"key-{rng.randrange(12)}", order
             case "told":
-                yield "told", rng.randrange(1, 4)
+                yield "told", rng.randrange(1, 9), rng.randrange(1, 5)
+            case "refunded":
+                yield "refunded", rng.choice(ADMINS), f"refund-{rng.randrange(8)}", rng.randrange(1, 4)
+            case "taken back":
+                kind = rng.choices(("by hand", OPEN, INQUIRY, "won", "lost", "warning_closed"), (1, 2, 1, 2, 1, 1))[0]
+                yield "taken_back", kind, rng.randrange(1, 4)
             case "hour":
                 yield ("hour",)
             case "moves":
@@ -264,7 +326,7 @@ def steps_of(seed: int, made: list[Call]) -> Any:
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_the_services_do_the_same_on_the_model_as_on_postgresql(pool: Any, seed: int, rounding: str) -> None:
     model = Model()
-    queries.make_platform_accounts(model)
+    queries.ledger.make_platform_accounts(model)
     modelled = Modelled("model", Transactions(model, queries.by_text(), NoFaults()), seed, rounding)
     modelled.model = model
     real = Real("PostgreSQL", PostgreSQL(pool), seed, rounding)
@@ -296,3 +358,4 @@ async def test_the_services_do_the_same_on_the_model_as_on_postgresql(pool: Any,
     assert comparable(await modelled.books()) == expected_books
     assert sum(call["periods_billed"] for call in expected_books["calls"]) > 5, "much happened"
     assert any(purchase["status"] == "succeeded" for purchase in expected_books["purchases"])
+    assert any(purchase["reversed_tokens"] for purchase in expected_books["purchases"])

@@ -1,10 +1,9 @@
-"""Stand-ins for what is not PostgreSQL: the payment provider, presence, limits, video tokens, where pushes go."""
+"""Stand-ins for what is not PostgreSQL: the way to the payment provider, presence, limits, video tokens, pushes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,50 +12,13 @@ from redis.exceptions import ConnectionError as RedisAway
 
 from realtime.adapters.limiter import Allowance
 from realtime.adapters.stripe_gateway import Payment, PaymentStatus, ProviderRefused, ProviderUnavailable
+from tests.simulation.provider import payment_of
 
 if TYPE_CHECKING:
-    from tests.simulation.history import History, Process
+    from tests.simulation.history import History
+    from tests.simulation.process import Process
 
-CARDS = ("good", "declined", "asks", "slow", "unknown")
 LAPSES_AFTER_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    payment: Payment
-    purchase_id: UUID
-    card: str
-    charges: int = 0
-
-
-class Provider:
-    """Stripe as it is seen from here: whatever it is asked twice it charges once, and its answers may get lost."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-        self.intents: dict[str, Intent] = {}
-
-    def charged(self, purchase_id: UUID) -> list[Intent]:
-        return [one for one in self.intents.values() if one.purchase_id == purchase_id and one.charges]
-
-    def _move(self, payment_id: str, status: PaymentStatus, **more: Any) -> Payment:
-        one = self.intents[payment_id]
-        charges = one.charges + (status is PaymentStatus.SUCCEEDED and one.payment.status is not status)
-        payment = replace(one.payment, status=status, **more)
-        self.intents[payment_id] = replace(one, payment=payment, charges=charges)
-        self._history.note(f"provider: {payment_id} {status}")
-        self._history.check_charges(one.purchase_id)
-        return payment
-
-    def authenticate(self, payment_id: str, *, success: bool) -> None:
-        """The buyer has been at their bank."""
-        if self.intents[payment_id].payment.status is PaymentStatus.REQUIRES_ACTION:
-            self._move(payment_id, PaymentStatus.SUCCEEDED if success else PaymentStatus.REQUIRES_PAYMENT_METHOD)
-
-    def settle(self, payment_id: str) -> None:
-        """What the provider was still working on is done."""
-        if self.intents[payment_id].payment.status is PaymentStatus.PROCESSING:
-            self._move(payment_id, PaymentStatus.SUCCEEDED)
 
 
 class Gateway:
@@ -82,7 +44,7 @@ class Gateway:
         provider = self._history.provider
         payment_id = f"pi_{len(provider.intents) + 1}"
         payment = Payment(payment_id, PaymentStatus.REQUIRES_CONFIRMATION, amount_cents, f"{payment_id}_secret")
-        provider.intents[payment_id] = Intent(payment, purchase_id, payment_method_id)
+        provider.made(payment, purchase_id, payment_method_id)
         await self._return()
         return payment
 
@@ -110,7 +72,7 @@ class Gateway:
             "asks": (PaymentStatus.REQUIRES_ACTION, {}),
             "slow": (PaymentStatus.PROCESSING, {}),
         }[one.card]
-        payment = provider._move(payment_id, status, **more)
+        payment = provider.move(payment_id, status, **more)
         await self._return()
         return payment
 
@@ -119,9 +81,28 @@ class Gateway:
         provider = self._history.provider
         if provider.intents[payment_id].payment.status in {PaymentStatus.SUCCEEDED, PaymentStatus.PROCESSING}:
             raise ProviderRefused("payment_intent_unexpected_state", "it cannot be cancelled")
-        payment = provider._move(payment_id, PaymentStatus.CANCELED)
+        payment = provider.move(payment_id, PaymentStatus.CANCELED)
         await self._return()
         return payment
+
+    async def refund(self, payment_id: str, purchase_id: UUID, amount_cents: int, ordered_at: datetime) -> None:
+        await self._go()
+        if self._history.chance(0.1):
+            raise ProviderRefused("insufficient_funds", "the platform's own balance does not suffice")
+        key = f"{purchase_id}:{amount_cents}:{ordered_at.isoformat()}"
+        self._history.provider.pay_back(payment_id, amount_cents, key)
+        await self._return()
+
+    async def refunded_cents(self, payment_id: str) -> int:
+        await self._go()
+        cents = self._history.provider.intents[payment_id].refunded_cents
+        await self._return()
+        return cents
+
+    async def payment_of_charge(self, charge_id: str) -> str | None:
+        await self._go()
+        await self._return()
+        return payment_of(charge_id)
 
 
 class Presence:
@@ -162,10 +143,13 @@ class Limiter:
     def __init__(self, history: History, process: Process) -> None:
         self._history, self._process = history, process
 
-    async def take(self, policy: str, _subject: str, limit: int, window_s: int = 60) -> Allowance:
+    async def ping(self) -> None:
         await self._history.hop(self._process)
         if self._history.chance(0.02):
             raise RedisAway("Redis is away")
+
+    async def take(self, policy: str, _subject: str, limit: int, window_s: int = 60) -> Allowance:
+        await self.ping()
         return Allowance(True, limit, window_s, limit, 1, policy)
 
 
@@ -186,5 +170,5 @@ class Out:
         for room, event, data in pushes:
             if event in {"balance:update", "earnings:update"}:
                 kind = "wallet" if event == "balance:update" else "earnings"
-                self._history.check_told(room.removeprefix("user:"), kind, data["version"], data["balance"])
+                self._history.books.check_told(room.removeprefix("user:"), kind, data["version"], data["balance"])
         await self._history.hop(self._process)
