@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from ledger import store
-from ledger.journals import MAX_AMOUNT, Journal, Leg, Outcome, TransactionType, credit, debit
+from ledger.journals import MAX_AMOUNT, Journal, Leg, Outcome, PostedLeg, TransactionType, credit, debit
 
 # What is in the ledger, to the last row.
 CONTENTS = """
@@ -134,6 +134,83 @@ def test_every_refusal_has_a_sqlstate_of_its_own() -> None:
     assert len({outcome.sqlstate for outcome in refusals}) == len(refusals)
     assert {outcome.sqlstate for outcome in written} == {None}
     assert set(REFUSALS.values()) == refusals
+
+
+# Wrong in two ways at once: the legs by account, and which of the two is told.
+BOTH = {
+    "reused, and one leg": ("grant", [("ann", 1)], Outcome.KEY_REUSED),
+    "an account twice, and zero": ("bad", [("ann", 0), ("ann", 0)], Outcome.INVALID_JOURNAL),
+    "no key, and an account nobody has": ("", [("ann", 1), ("nobody", -1)], Outcome.INVALID_JOURNAL),
+    "zero, and an account nobody has": ("bad", [("ann", 0), ("nobody", 1)], Outcome.INVALID_AMOUNT),
+    "too much, of an account nobody has": ("bad", [("ann", 1), ("nobody", MAX_AMOUNT + 1)], Outcome.INVALID_AMOUNT),
+    "zero, and a closed account": ("bad", [("cat", 0), ("ann", 1)], Outcome.INVALID_AMOUNT),
+    "nobody's, and a closed account": ("bad", [("cat", 1), ("nobody", -1)], Outcome.UNKNOWN_ACCOUNT),
+    "nobody's, and short": ("bad", [("ann", 101), ("nobody", -101)], Outcome.UNKNOWN_ACCOUNT),
+    "closed, and two units": ("bad", [("cents", 1), ("cat", -1)], Outcome.CLOSED_ACCOUNT),
+    "closed, and one side short": ("bad", [("ann", 1), ("cat", -2)], Outcome.CLOSED_ACCOUNT),
+    "closed, and more than there is": ("bad", [("ann", 101), ("cat", -101)], Outcome.CLOSED_ACCOUNT),
+    "two units, and a balance too large": (
+        "bad",
+        [("granted", MAX_AMOUNT), ("cents", -MAX_AMOUNT)],
+        Outcome.MIXED_UNITS,
+    ),
+    "one side short, and a balance too large": (
+        "bad",
+        [("granted", MAX_AMOUNT), ("bob", -MAX_AMOUNT + 1)],
+        Outcome.UNBALANCED,
+    ),
+    "two units, and more than there is": ("bad", [("ann", 101), ("cents", -101)], Outcome.MIXED_UNITS),
+    "one side short, and more than there is": ("bad", [("ann", 101), ("bob", -100)], Outcome.UNBALANCED),
+    "a balance too large, and more than there is": (
+        "bad",
+        [("granted", MAX_AMOUNT), ("ann", 101), ("bob", -MAX_AMOUNT), ("revenue", -101)],
+        Outcome.INVALID_AMOUNT,
+    ),
+}
+
+
+async def test_what_is_wrong_in_two_ways_is_told_by_the_first_of_them(db: asyncpg.Connection, books: Books) -> None:
+    accounts = {**vars(books), "nobody": 999_999, "revenue": await store.platform_account(db, "platform_revenue")}
+    journals = [
+        Journal(key, TransactionType.ADJUSTMENT, tuple(Leg(accounts[name], amount) for name, amount in legs))
+        for key, legs, _ in BOTH.values()
+    ]
+    told = {
+        what: (await store.post(db, [journal], actor="test"))[0].outcome
+        for what, journal in zip(BOTH, journals, strict=True)
+    }
+    assert told == {what: outcome for what, (_, _, outcome) in BOTH.items()}
+
+
+@pytest.mark.parametrize("beside", ["alone", "beside a repeat"])
+async def test_an_account_may_be_brought_to_its_very_bounds_and_not_one_further(
+    db: asyncpg.Connection, books: Books, beside: str
+) -> None:
+    """Also in a batch with a repeat, where every journal is looked at closely."""
+    revenue = await store.platform_account(db, "platform_revenue")
+    repeat = [books.grant] * (beside != "alone")
+
+    async def outcome(debited: int, credited: int, tokens: int) -> Outcome:
+        key = f"{debited}:{credited}:{tokens}"
+        journal = Journal(key, TransactionType.ADJUSTMENT, (debit(debited, tokens), credit(credited, tokens)))
+        return (await store.post(db, [*repeat, journal], actor="test"))[-1].outcome
+
+    assert await outcome(books.ann, books.bob, 101) is Outcome.INSUFFICIENT_FUNDS
+    assert await outcome(books.ann, books.bob, 100) is Outcome.POSTED  # nothing is left
+    assert await outcome(books.granted, books.ann, MAX_AMOUNT - 99) is Outcome.INVALID_AMOUNT
+    assert await outcome(books.granted, books.ann, MAX_AMOUNT - 100) is Outcome.POSTED  # granted is at the largest
+    assert await outcome(revenue, books.bob, MAX_AMOUNT - 100) is Outcome.POSTED  # and bob
+    assert await outcome(revenue, books.ann, 101) is Outcome.INVALID_AMOUNT
+    assert await outcome(revenue, books.ann, 100) is Outcome.POSTED  # and revenue at the least
+
+
+async def test_a_refused_journal_answers_what_it_found_where_an_account_is_unknown(
+    db: asyncpg.Connection, books: Books
+) -> None:
+    first = Journal("first", TransactionType.ADJUSTMENT, (debit(books.ann, 30), credit(books.bob, 30)))
+    bad = Journal("bad", TransactionType.ADJUSTMENT, (credit(999_999, 1), debit(books.ann, 1)))
+    _, posting = await store.post(db, [first, bad], actor="test")
+    assert posting.legs == (PostedLeg(999_999, None, None), PostedLeg(books.ann, 70, 2))
 
 
 async def test_who_does_not_ask_for_outcomes_posts_and_repeats_like_anybody(
