@@ -1,8 +1,8 @@
 """Posting: the ledger, the raw limit of the same rows, and pgbench, side by side on one server.
 
 Ours is one call of `ledger_post` a batch, as the meter and the payments make it. The raw limit writes the same rows
-(journals, keys, entries, accounts, an audit row and its stream's head) into tables of the same shape, indexes,
-constraints and free space, by plain multi-row INSERT and UPDATE, without a check, an answer or a hash; it only locks
+(journals, keys, entries, accounts, an audit row and its stream's head) into tables of the same shape, months, indexes
+and free space, by plain multi-row INSERT and UPDATE, without a check, an answer or a hash; it only locks
 the accounts in order, as anything must that several writers do. pgbench's built-in `tpcb-like`
 and `simple-update` run on the same server.
 

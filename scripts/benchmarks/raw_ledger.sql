@@ -1,12 +1,12 @@
 -- Tables of the ledger's shape and indexes without its guards, and a function that writes a batch's rows into them: what
 -- PostgreSQL can do at most. It checks nothing and answers nothing.
 
-CREATE TABLE raw_accounts (LIKE accounts INCLUDING ALL EXCLUDING IDENTITY) WITH (fillfactor = 50);
-CREATE TABLE raw_journals (LIKE journals INCLUDING ALL) PARTITION BY RANGE (id);
-CREATE TABLE raw_entries (LIKE entries INCLUDING ALL) PARTITION BY RANGE (journal_id);
-CREATE TABLE raw_journal_keys (LIKE journal_keys INCLUDING ALL);
-CREATE TABLE raw_audit_log (LIKE financial_audit_log INCLUDING ALL);
-CREATE TABLE raw_audit_heads (LIKE audit_heads INCLUDING ALL EXCLUDING IDENTITY) WITH (fillfactor = 10);
+CREATE TABLE raw_accounts (LIKE accounts INCLUDING ALL EXCLUDING CONSTRAINTS EXCLUDING IDENTITY) WITH (fillfactor = 50);
+CREATE TABLE raw_journals (LIKE journals INCLUDING ALL EXCLUDING CONSTRAINTS) PARTITION BY RANGE (id);
+CREATE TABLE raw_entries (LIKE entries INCLUDING ALL EXCLUDING CONSTRAINTS) PARTITION BY RANGE (journal_id);
+CREATE TABLE raw_journal_keys (LIKE journal_keys INCLUDING ALL EXCLUDING CONSTRAINTS);
+CREATE TABLE raw_audit_log (LIKE financial_audit_log INCLUDING ALL EXCLUDING CONSTRAINTS);
+CREATE TABLE raw_audit_heads (LIKE audit_heads INCLUDING ALL EXCLUDING CONSTRAINTS EXCLUDING IDENTITY) WITH (fillfactor = 10);
 INSERT INTO raw_audit_heads (stream) SELECT generate_series(1, 100);
 
 -- The months of ours, and their default partition: finding the partition of a row costs raw what it costs us.
