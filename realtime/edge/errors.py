@@ -47,6 +47,8 @@ STATUS: Mapping[type[errors.Refused], HTTPStatus] = {
     errors.SignatureInvalid: HTTPStatus.BAD_REQUEST,
 }
 
+CODE = "code"
+
 HTTP_CODES = {
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
@@ -67,13 +69,16 @@ def as_refused(error: BaseException) -> errors.Refused | None:
 
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] = {}, **members: Any) -> web.Response:
+    """A problem's body, as RFC 9457 has it. The answer carries its `code` for the request's log line."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": int(status), "code": code}
-    return web.Response(
+    answer = web.Response(
         status=status,
         text=json.dumps(body | {"detail": detail} | members),
         content_type="application/problem+json",
         headers=headers,
     )
+    answer[CODE] = code
+    return answer
 
 
 def http_answer(error: BaseException) -> web.Response:

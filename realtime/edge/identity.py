@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import jwt
 import structlog
 
+from realtime.adapters.logs import in_words
 from realtime.config import Settings
 from realtime.domain.errors import Unauthenticated, Unavailable
 from realtime.domain.trust import Identity, Trust, UserRole, is_user_id
@@ -106,7 +107,7 @@ class KeySet:
                 try:
                     found = jwt.PyJWKSet.from_dict(await self._fetch(self._url))
                 except Exception as error:
-                    log.warning("the JWKS cannot be fetched", error=repr(error))
+                    log.warning("the JWKS cannot be fetched", error=in_words(error))
                     if not self._keys:
                         raise Unavailable("the keys that tokens are signed with cannot be fetched") from error
                 else:

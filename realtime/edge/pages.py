@@ -20,6 +20,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from realtime.adapters.logs import in_words
 from realtime.edge.csp import NONCE_PLACE
 from realtime.edge.security_headers import nonce_of
 
@@ -120,7 +121,7 @@ class Pages:
                 for address in ["/" + path.relative_to(self._dist).as_posix()]
             }
         except OSError as error:  # being rebuilt at this moment
-            log.warning("the built page could not be read", error=repr(error))
+            log.warning("the built page could not be read", error=in_words(error))
             self._built = None
 
     @property

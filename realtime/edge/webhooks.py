@@ -13,6 +13,7 @@ from realtime.config import Settings
 from realtime.domain.errors import InvalidPayload, PayloadTooLarge, SignatureInvalid
 from realtime.edge.routes import Answer, Asked, Route, Who
 from realtime.services.agora_events import AgoraEvents
+from realtime.services.outages import Outage
 from realtime.services.stripe_events import StripeEvents
 
 MAX_EVENT_BYTES = 1024 * 1024
@@ -26,13 +27,16 @@ class Received(BaseModel):
 
 def stripe_routes(settings: Settings, events: StripeEvents) -> list[Route]:
     secrets = settings.stripe_webhook_secret
+    strangers = _strangers("STRIPE_WEBHOOK_SECRET")
 
     async def stripe(asked: Asked) -> Answer:
         body = await raw_body(asked.request)
         try:
             stripe_gateway.verify_signature(body, asked.request.headers.get("Stripe-Signature"), secrets)
-        except stripe_gateway.SignatureInvalid:
+        except stripe_gateway.SignatureInvalid as error:
+            strangers.met(error)
             raise SignatureInvalid from None
+        strangers.over()
         return Answer({"received": True, "outcome": await events.receive(body)})
 
     return [
@@ -44,12 +48,16 @@ def stripe_routes(settings: Settings, events: StripeEvents) -> list[Route]:
 
 def agora_routes(settings: Settings, events: AgoraEvents) -> list[Route]:
     secrets = settings.agora_webhook_secret
+    strangers = _strangers("AGORA_WEBHOOK_SECRET")
 
     async def agora(asked: Asked) -> Answer:
         body, headers = await raw_body(asked.request), asked.request.headers
         signatures = headers.get("Agora-Signature-V2"), headers.get("Agora-Signature")
         if not any(verify_notification(secret, body, *signatures) for secret in secrets):
-            raise SignatureInvalid
+            refused = SignatureInvalid()
+            strangers.met(refused)
+            raise refused
+        strangers.over()
         try:
             notification = Notification.model_validate_json(body)
         except ValueError:
@@ -60,6 +68,14 @@ def agora_routes(settings: Settings, events: AgoraEvents) -> list[Route]:
         Route("POST", "/api/v1/webhooks/agora", Who.ANYONE, agora, "Agora's notifications.",
               reads={"application/json": {"type": "object"}}, answer=Received, statuses=(400, 413, 503)),
     ]  # fmt: skip
+
+
+def _strangers(setting: str) -> Outage:
+    """Events no secret of ours signed: said when they begin, and when one that holds has come."""
+    return Outage(
+        waits=f"events come whose signature no {setting} holds: forged, or the secret is another at the sender",
+        again=f"an event's signature holds {setting} again",
+    )
 
 
 async def raw_body(request: web.Request) -> bytes:

@@ -18,11 +18,11 @@ import structlog
 from redis.exceptions import RedisError
 
 from realtime.adapters import calls_store
-from realtime.adapters.logs import in_words
 from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.presence import BEAT_S, Presence
 from realtime.domain import errors
 from realtime.services.calls import Calls, Transactions
+from realtime.services.outages import Outage
 
 log = structlog.get_logger()
 
@@ -63,17 +63,13 @@ class Attendance:
         self._stopping.set()
 
     async def _every(self, seconds: float, step: Any, what: str) -> None:
-        away = False
+        outage = Outage(waits=f"{what} waits for its server", again=f"{what} works again")
         while not self._stopping.is_set():
             try:
                 await step()
-                if away:
-                    log.info(f"{what} works again")
-                away = False
+                outage.over()
             except (*UNREACHABLE, RedisError) as error:
-                if not away:
-                    log.warning(f"{what} waits for its server", error=in_words(error))
-                away = True
+                outage.met(error)
             except Exception:
                 log.exception(f"{what} failed")
             with suppress(TimeoutError):

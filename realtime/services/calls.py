@@ -298,7 +298,13 @@ class Calls:
         if not billed.debited:
             raise errors.InsufficientFunds("the caller cannot pay the first period")
         rate = call.terms.rate_tokens_per_period
-        log.info("call accepted", call_id=str(call.id), rate_tokens_per_period=rate)
+        log.info(
+            "call accepted",
+            call_id=str(call.id),
+            caller=call.caller_id,
+            callee=call.callee_id,
+            rate_tokens_per_period=rate,
+        )
         news += pushes.accepted(billed.call)
         return billed.call
 
@@ -314,6 +320,8 @@ class Calls:
         log.info(
             "call ended",
             call_id=str(ended.id),
+            caller=ended.caller_id,
+            callee=ended.callee_id,
             reason=ended.end_reason,
             periods_billed=ended.periods_billed,
             tokens_spent=ended.tokens_spent,

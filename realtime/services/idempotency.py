@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from realtime.adapters import idempotency_store
+from realtime.adapters.logs import in_words
 from realtime.domain import errors
 from realtime.services.calls import Transactions
 
@@ -155,11 +156,11 @@ class Idempotency:
                 async with self._db.connection() as conn:
                     await idempotency_store.hold(conn, request.user_id, request.key, claim.holder, HOLD_S)
             except Exception as error:
-                log.warning("an idempotency key could not be held", error=repr(error))
+                log.warning("an idempotency key could not be held", error=in_words(error))
 
     async def _release(self, claim: Claim) -> None:
         try:
             async with self._db.connection() as conn:
                 await idempotency_store.forget(conn, claim.request.user_id, claim.request.key, claim.holder)
         except Exception as error:
-            log.warning("an idempotency key is free only when its hold runs out", error=repr(error))
+            log.warning("an idempotency key is free only when its hold runs out", error=in_words(error))

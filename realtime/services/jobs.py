@@ -20,6 +20,8 @@ import structlog
 
 from ledger.database_url import DatabaseUrl
 from ledger.sql import load
+from realtime.adapters.logs import in_words
+from realtime.services.outages import Outage
 
 log = structlog.get_logger()
 
@@ -46,7 +48,13 @@ async def defer(conn: Any, task: str, /, *, in_s: float = 0, **args: Any) -> Non
 
 
 class _Pool(psycopg_pool.AsyncConnectionPool):
-    """One whose end a PostgreSQL that accepts connections and says nothing can't hold up."""
+    """One whose end a PostgreSQL that accepts connections and says nothing can't hold up.
+
+    Its beginning is given up soon and tried anew, since the pool's own tries come further and further apart.
+    """
+
+    async def open(self, wait: bool = False, timeout: float = CONNECT_WITHIN_S) -> None:
+        await super().open(wait, timeout)
 
     async def close(self, timeout: float = CLOSE_WITHIN_S) -> None:
         await super().close(timeout)
@@ -75,6 +83,7 @@ class Jobs:
         )
         self._app = procrastinate.App(connector=self._connector)
         self._stopping = asyncio.Event()
+        self._outage = Outage(waits="jobs wait for PostgreSQL", again="jobs run again")
         retry = procrastinate.RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=4)
         for name, handler in tasks.items():
             self._app.task(name=name, queue=QUEUE, retry=retry)(_task(name, handler))
@@ -87,8 +96,7 @@ class Jobs:
             self._app.periodic(cron=one.cron)(task)
 
     async def run(self) -> None:
-        """Run jobs until `stop`; a database that is away is waited for, and said once."""
-        away = False
+        """Run jobs until `stop`; a database that is away is waited for, and each outage said once."""
         while not self._stopping.is_set():
             worker = asyncio.create_task(self._work(), name="jobs")
             stopping = asyncio.create_task(self._stopping.wait())
@@ -99,9 +107,8 @@ class Jobs:
                 with suppress(asyncio.CancelledError, Exception):
                     await worker
                 return
-            if (error := worker.exception()) is not None and not away:
-                log.warning("jobs wait for PostgreSQL", error=repr(error))
-                away = True
+            if (error := worker.exception()) is not None:
+                self._outage.met(error.__cause__ or error)  # the job library's own says only that there is one
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), AFTER_FAILURE_S)
 
@@ -110,15 +117,20 @@ class Jobs:
         self._stopping.set()
 
     async def _work(self) -> None:
-        async with self._app.open_async():
-            await self._app.run_worker_async(
-                queues=[QUEUE],
-                concurrency=CONCURRENCY,
-                fetch_job_polling_interval=POLL_S,
-                shutdown_graceful_timeout=STOP_WITHIN_S,
-                delete_jobs="successful",
-                install_signal_handlers=False,
-            )
+        try:
+            async with self._app.open_async():
+                self._outage.over()
+                await self._app.run_worker_async(
+                    queues=[QUEUE],
+                    concurrency=CONCURRENCY,
+                    fetch_job_polling_interval=POLL_S,
+                    shutdown_graceful_timeout=STOP_WITHIN_S,
+                    delete_jobs="successful",
+                    install_signal_handlers=False,
+                )
+        finally:
+            # One that could not be opened leaves its pool behind, and would pass for open the next time.
+            await self._connector.close_async()
 
     async def _retry_stalled(self) -> None:
         """Jobs whose worker was killed go back into the queue."""
@@ -138,7 +150,7 @@ def _task(name: str, handler: Handler) -> Handler:
         try:
             await handler(**args)
         except Exception as error:
-            log.warning("a job failed and is tried again", job=name, error=repr(error), **args)
+            log.warning("a job failed and is tried again", job=name, error=in_words(error), **args)
             raise
 
     return run
@@ -150,7 +162,7 @@ def _tick(one: Periodic) -> Handler:
         try:
             await one.run()
         except Exception as error:
-            log.warning("a periodic job failed; its next time will come", job=one.task, error=repr(error))
+            log.warning("a periodic job failed; its next time will come", job=one.task, error=in_words(error))
             raise
 
     return run

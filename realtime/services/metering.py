@@ -25,6 +25,7 @@ from realtime.adapters.postgres import STATEMENT_REFUSED, UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
 from realtime.services.calls import BillingObserver, Calls, Transactions, Unobserved, news_of_billed
+from realtime.services.outages import Outage
 from realtime.services.pushes import Push, Pushes, TokenIssuer
 
 log = structlog.get_logger()
@@ -56,18 +57,15 @@ class Meter:
 
     async def run(self) -> None:
         """Meter until `stop`; a database that is away is waited for, and said once."""
-        away = False
+        outage = Outage(waits="metering waits for PostgreSQL", again="metering again")
         while not self._stopping.is_set():
             try:
                 pause_s = await self.round()
-                if away:
-                    log.info("metering again")
-                away = False
+                outage.over()
             except UNREACHABLE as error:
                 self._observer.meter_failed()
-                if not away:
-                    log.warning("metering waits for PostgreSQL", error=repr(error))
-                away, pause_s = True, AFTER_FAILURE_S
+                outage.met(error)
+                pause_s = AFTER_FAILURE_S
             except Exception:
                 self._observer.meter_failed()
                 log.exception("a round of the meter failed")
@@ -135,6 +133,8 @@ class Meter:
                 log.info(
                     "call ended",
                     call_id=str(one.call.id),
+                    caller=one.call.caller_id,
+                    callee=one.call.callee_id,
                     reason=one.call.end_reason,
                     periods_billed=one.call.periods_billed,
                     tokens_spent=one.call.tokens_spent,

@@ -16,6 +16,7 @@ import structlog
 
 from ledger.journals import TransactionType
 from realtime.adapters import purchases_store
+from realtime.adapters.logs import in_words
 from realtime.adapters.purchases_store import KeptEvent
 from realtime.adapters.stripe_gateway import Gateway, Payment, PaymentStatus
 from realtime.domain import errors
@@ -76,7 +77,7 @@ class StripeEvents:
         try:
             return await self.apply(event_id)
         except Exception as error:
-            log.warning("an event takes effect later", event_id=event_id, type=kind, error=repr(error))
+            log.warning("an event takes effect later", event_id=event_id, type=kind, error=in_words(error))
             return "kept"
 
     async def apply(self, event_id: str) -> str:
@@ -176,7 +177,7 @@ class StripeEvents:
             try:
                 await self.apply_kept(event_id)
             except Exception as error:
-                log.warning("an event still waits", event_id=event_id, error=repr(error))
+                log.warning("an event still waits", event_id=event_id, error=in_words(error))
 
 
 def _facts(body: bytes) -> tuple[str, str, dict[str, Any]]:

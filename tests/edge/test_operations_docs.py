@@ -74,6 +74,23 @@ def test_every_section_is_of_an_alert() -> None:
     assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == [rule["alert"] for rule in RULES]
 
 
+def test_the_runbook_names_only_metrics_and_panels_there_are() -> None:
+    known = set(KNOWN) | {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in KNOWN}
+    assert set(re.findall(r"callmeter_\w+", RUNBOOK)) <= known
+    shown = {panel["title"] for panel in PANELS} | {rule["alert"] for rule in RULES}
+    named = set(re.findall(r"(?<!\*)\*(\w[^*]*)\*(?!\*)", " ".join(RUNBOOK.split())))
+    assert named
+    assert {name for name in named if name[0].isupper()} <= shown
+
+
+def test_the_lines_of_the_log_the_runbook_names_are_said_somewhere() -> None:
+    code = "".join(file.read_text() for file in sorted((ROOT / "realtime").rglob("*.py")))
+    spans = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", " ".join(RUNBOOK.split())))
+    named = [text for text in spans if re.fullmatch(r"[a-z]+( [A-Za-z]+){2,}", text)]
+    assert named
+    assert [line for line in named if line not in code] == []
+
+
 def test_panels_do_not_lie_on_each_other() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in PANELS:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
+import psycopg
 import pytest
 
 from ledger import migrations
 from ledger.database_url import DatabaseUrl
 from realtime.adapters.postgres import open_pool
 from realtime.adapters.transactions import Database
-from realtime.services import jobs
+from realtime.services import jobs, outages
 from realtime.services.jobs import Jobs, Periodic
 from realtime.services.upkeep import Upkeep
+from tests.faults.lines import Lines
 from tests.payments.conftest import LaunchPaying, Ledger
 from tests.payments.stripe import DECLINED_CARD, Stripe
 from tests.servers import Launch, eventually
@@ -125,6 +129,39 @@ async def test_jobs_wait_for_a_database_that_is_away(database_url: str) -> None:
     assert not running.done()
     waiting.stop()
     await asyncio.wait_for(running, 15)
+
+
+async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when_it_is_over(
+    pool: Any, database_url: str, postgres_server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, tries = [], []
+    monkeypatch.setattr(outages, "log", SimpleNamespace(
+        warning=lambda event, **_: said.append(event), info=lambda event, **_: said.append(event),
+    ))  # fmt: skip
+    with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
+        host, port = connection.info.host, connection.info.port
+    lines = Lines()
+    line = lines.to(port, host)
+    runner = Runner(f"postgresql://postgres@127.0.0.1:{line.port}{urlsplit(database_url).path}")
+    work = runner.jobs._work
+
+    async def work_once_more() -> None:
+        tries.append(1)
+        await work()
+
+    runner.jobs._work = work_once_more  # type: ignore[method-assign]
+    line.cut()
+    running = asyncio.create_task(runner.jobs.run())
+    await eventually(lambda: len(tries) == 3, 60)
+    assert said == ["jobs wait for PostgreSQL"]
+    line.mend()
+    async with pool.acquire() as conn:
+        await jobs.defer(conn, "note", n=1)
+    await eventually(lambda: runner.ran, 60)
+    assert said == ["jobs wait for PostgreSQL", "jobs run again"]
+    runner.jobs.stop()
+    await asyncio.wait_for(running, 30)
+    lines.close()
 
 
 async def test_expired_keys_go_and_unfinished_ones_stay(pool: Any, ledger: Ledger) -> None:
