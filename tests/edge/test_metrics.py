@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from realtime.adapters.metrics import DIRECTORY, Metrics, forget_process, shared_directory
 from realtime.adapters.tracing import Tracing
 from realtime.adapters.vendor_calls import Traced
+from tests.contract.service import raw_socket
 from tests.metering import active_calls, grant
 from tests.servers import ROOT, Launch, Opens, Server, eventually, token_of
 
@@ -131,6 +132,27 @@ async def test_a_tab_that_was_lost_and_is_back_is_a_reconnection(
     await open_tab(server, "new")
     found = await scraped(http, server)
     assert found["callmeter_socket_reconnects_total"] - before["callmeter_socket_reconnects_total"] == 1
+
+
+@pytest.mark.parametrize("goodbye", ["41", "1"], ids=["leaves the namespace", "closes the connection"])
+async def test_a_tab_that_says_goodbye_left_by_itself_and_is_no_reconnection_when_it_is_back(
+    server: Server, http: aiohttp.ClientSession, open_tab: Opens, goodbye: str
+) -> None:
+    before = await scraped(http, server)
+    name = "callmeter_socket_disconnects_total{reason=client disconnect}"
+    user = f"polite-{goodbye}"
+    async with raw_socket(server, user) as tab:
+        await tab.say(goodbye)
+
+        async def left() -> bool:
+            return (await scraped(http, server)).get(name, 0) - before.get(name, 0) == 1
+
+        await eventually(left)
+    await open_tab(server, user)
+    found = await scraped(http, server)
+    assert found[name] - before.get(name, 0) == 1, "its socket has closed since, which is no second drop"
+    again = "callmeter_socket_reconnects_total"
+    assert found[again] == before[again]
 
 
 async def test_refused_handshakes_are_counted_by_why(
