@@ -95,9 +95,10 @@ def _error_of(exc_info: Any) -> Any:
 
 
 def _expected_in_one_line(_logger: Any, _method: str, event: Any) -> Any:
-    """A library's warning that a server is away, which says all there is to know in the error's own words."""
+    """A library says that a server is away, or a job failed by that: the error's own words say all there is to know."""
     error = _error_of(event.get("exc_info"))
-    if event.get("level") == "warning" and isinstance(error, (*UNREACHABLE, RedisError)):
+    mild = event.get("level") == "warning" or str(event.get("logger")).startswith("procrastinate.")
+    if mild and isinstance(error, (*UNREACHABLE, RedisError)):
         del event["exc_info"]
         event["error"] = in_words(error)
     return event

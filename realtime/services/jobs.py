@@ -86,7 +86,7 @@ class Jobs:
         self._outage = Outage(waits="jobs wait for PostgreSQL", again="jobs run again")
         retry = procrastinate.RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=4)
         for name, handler in tasks.items():
-            self._app.task(name=name, queue=QUEUE, retry=retry)(_task(name, handler))
+            self._app.task(name=name, queue=QUEUE, retry=retry, pass_context=True)(_task(name, handler))
         own = [
             Periodic("retry_stalled_jobs", "* * * * *", self._retry_stalled),
             Periodic("remove_old_jobs", "29 4 * * *", self._remove_old),
@@ -146,11 +146,15 @@ class Jobs:
 
 
 def _task(name: str, handler: Handler) -> Handler:
-    async def run(**args: Any) -> None:
+    async def run(context: procrastinate.JobContext, /, **args: Any) -> None:
         try:
             await handler(**args)
         except Exception as error:
-            log.warning("a job failed and is tried again", job=name, error=in_words(error), **args)
+            facts = {"job": name, "attempts": context.job.attempts + 1, "error": in_words(error)} | args
+            if context.job.attempts < ATTEMPTS:
+                log.warning("a job failed and is tried again", **facts)
+            else:
+                log.error("a job failed for the last time: see JobsFailed in the runbook", id=context.job.id, **facts)
             raise
 
     return run

@@ -80,6 +80,28 @@ async def test_a_job_that_fails_is_tried_again(pool: Any, runner: Runner) -> Non
     await eventually(lambda: len(runner.ran) == 2, 20)
 
 
+@pytest.mark.parametrize(("tried", "level"), [(0, "warning"), (jobs.ATTEMPTS - 1, "warning"), (jobs.ATTEMPTS, "error")])
+async def test_a_jobs_failure_is_a_warning_while_it_is_tried_again_and_an_error_the_last_time(
+    monkeypatch: pytest.MonkeyPatch, tried: int, level: str
+) -> None:
+    said: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(jobs, "log", SimpleNamespace(
+        warning=lambda _event, **facts: said.append(("warning", facts)),
+        error=lambda _event, **facts: said.append(("error", facts)),
+    ))  # fmt: skip
+
+    async def fail(**_args: Any) -> None:
+        raise RuntimeError("not this time")
+
+    context: Any = SimpleNamespace(job=SimpleNamespace(attempts=tried, id=7))
+    with pytest.raises(RuntimeError):
+        await jobs._task("note", fail)(context, n=1)
+    [(how, facts)] = said
+    assert how == level
+    assert facts["attempts"] == tried + 1
+    assert (facts["job"], facts["n"], facts["error"]) == ("note", 1, "RuntimeError: not this time")
+
+
 async def test_a_job_of_a_later_time_waits_for_it(pool: Any, runner: Runner) -> None:
     async with pool.acquire() as conn:
         await jobs.defer(conn, "note", in_s=3600, n="later")

@@ -53,6 +53,17 @@ def test_a_librarys_warning_that_a_server_is_away_has_no_traceback(capsys: pytes
     assert "exception" not in line
 
 
+def test_a_job_that_failed_since_a_server_is_away_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(log_format="json", log_dir=None, role="web")
+    try:
+        fail(3, ConnectionRefusedError("nobody listens"))
+    except OSError:
+        logging.getLogger("procrastinate.worker.worker").exception("Job check[1]() ended with status: Error")
+    [line] = said(capsys)
+    assert (line["level"], line["error"]) == ("error", "ConnectionRefusedError: nobody listens")
+    assert "exception" not in line
+
+
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_what_nobody_expected_comes_with_its_innermost_frames_and_no_values(
     capsys: pytest.CaptureFixture[str], log_format: str
