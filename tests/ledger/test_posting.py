@@ -138,6 +138,14 @@ async def test_repeats_in_one_batch_are_answered_as_the_one_of_them_that_was_pos
     ]  # fmt: skip
 
 
+async def test_a_key_that_a_batch_repeats_is_posted_once_though_each_time_could_be_paid(db: asyncpg.Connection) -> None:
+    ann, bob = await grant(db, "ann", 10), await grant(db, "bob", 1)
+    postings = await store.post(db, [spend("k", ann, bob, 1)] * 3, actor="test")
+    assert [posting.outcome for posting in postings] == [Outcome.POSTED, Outcome.DUPLICATE, Outcome.DUPLICATE]
+    assert {posting.legs for posting in postings} == {(PostedLeg(ann, 9, 2), PostedLeg(bob, 2, 2))}
+    assert {posting.journal_id for posting in postings} == {postings[0].journal_id}
+
+
 async def test_known_keys_are_each_answered_with_their_own_journal_in_the_order_asked(db: asyncpg.Connection) -> None:
     ann, bob = await grant(db, "ann", 1000), await grant(db, "bob", 1)
     journals = [spend(f"{number:02}", ann, bob, number + 1) for number in range(20)]

@@ -204,6 +204,35 @@ async def test_an_account_may_be_brought_to_its_very_bounds_and_not_one_further(
     assert await outcome(revenue, books.ann, 100) is Outcome.POSTED  # and revenue at the least
 
 
+@pytest.mark.parametrize("beside", ["alone", "beside a repeat"])
+async def test_a_journal_has_a_thousand_legs_at_most_and_a_key_255_characters(
+    db: asyncpg.Connection, books: Books, beside: str
+) -> None:
+    """Of more the sum may be beyond bigint; that refuses nobody else."""
+    wallets = await store.ensure_accounts(db, [(f"user-{number}", "wallet") for number in range(1_100)])
+    repeat = [books.grant] * (beside != "alone")
+
+    async def outcome(legs: int, tokens: int) -> Outcome:
+        paid = tuple(credit(wallet, tokens) for wallet in wallets[: legs - 1])
+        taken = debit(books.granted, min(tokens * (legs - 1), MAX_AMOUNT))
+        journal = Journal("k" * 255, TransactionType.GRANT, (taken, *paid))
+        return (await store.post(db, [*repeat, journal], actor="test"))[-1].outcome
+
+    assert await outcome(1_100, MAX_AMOUNT) is Outcome.INVALID_JOURNAL
+    assert await outcome(1_001, 1) is Outcome.INVALID_JOURNAL
+    assert await outcome(1_000, MAX_AMOUNT) is Outcome.UNBALANCED
+    assert await outcome(1_000, 1) is Outcome.POSTED
+
+
+async def test_a_journal_without_a_type_is_none_and_leaves_its_neighbour(db: asyncpg.Connection, books: Books) -> None:
+    rows = await db.fetch(
+        "SELECT outcome FROM ledger_post(ARRAY['a', 'b'], ARRAY[NULL, 'adjustment']::transaction_type[],"
+        " ARRAY[NULL, NULL]::jsonb[], ARRAY[1, 1, 2, 2], $1::bigint[], ARRAY[5, -5, 5, -5]::bigint[], 'test')",
+        [books.ann, books.bob, books.ann, books.bob],
+    )
+    assert [row["outcome"] for row in rows] == ["invalid_journal", "posted"]
+
+
 async def test_a_refused_journal_answers_what_it_found_where_an_account_is_unknown(
     db: asyncpg.Connection, books: Books
 ) -> None:
