@@ -25,6 +25,7 @@ from tests.simulation.history import History, silence
 from tests.simulation.rules import Broken
 
 SECONDS = float(os.environ.get("SIMULATION_SECONDS", "25"))
+AT_LEAST = 40
 HISTORIES_TO_FIND_A_MISTAKE = 1000
 
 
@@ -38,7 +39,7 @@ def test_the_invariants_hold_in_every_history_of_a_fresh_seed() -> None:
     seed = random.randrange(2**32)
     until = time.monotonic() + SECONDS
     done = periods = purchases = deaths = reversals = disputes = events = 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or done < AT_LEAST:
         history = History(seed + done)
         try:
             history.run()
