@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import asyncpg
 
 from ledger import store
@@ -86,24 +88,26 @@ async def test_a_repeat_is_answered_leg_by_leg_as_the_original_was_whatever_happ
     db: asyncpg.Connection,
 ) -> None:
     """The legs stand as the repeat gives them, and the accounts as the original left them."""
+    await grant(db, "bob", 2)  # his versions are not hers
     ann, bob = await grant(db, "ann", 100), await grant(db, "bob", 1)
     (original,) = await store.post(db, [spend("first", ann, bob, 10)], actor="test")
     (later,) = await store.post(db, [spend("second", bob, ann, 5)], actor="test")
     again = [spend("first", ann, bob, 10, backwards=True), spend("second", bob, ann, 5), spend("first", ann, bob, 10)]
     postings = await store.post(db, [spend("third", ann, bob, 1), *again], actor="test")
-    assert postings[0].legs == (PostedLeg(ann, 94, 4), PostedLeg(bob, 7, 4))
+    assert postings[0].legs == (PostedLeg(ann, 94, 4), PostedLeg(bob, 9, 5))
     assert [posting.outcome for posting in postings[1:]] == [Outcome.DUPLICATE] * 3
     assert [posting.journal_id for posting in postings[1:]] == [
         original.journal_id, later.journal_id, original.journal_id,
     ]  # fmt: skip
-    assert postings[1].legs == (PostedLeg(bob, 11, 2), PostedLeg(ann, 90, 2))
-    assert postings[2].legs == (PostedLeg(bob, 6, 3), PostedLeg(ann, 95, 3))
-    assert postings[3].legs == original.legs == (PostedLeg(ann, 90, 2), PostedLeg(bob, 11, 2))
+    assert postings[1].legs == (PostedLeg(bob, 13, 3), PostedLeg(ann, 90, 2))
+    assert postings[2].legs == (PostedLeg(bob, 8, 4), PostedLeg(ann, 95, 3))
+    assert postings[3].legs == original.legs == (PostedLeg(ann, 90, 2), PostedLeg(bob, 13, 3))
 
 
 async def test_repeats_in_one_batch_are_answered_as_the_one_of_them_that_was_posted(db: asyncpg.Connection) -> None:
     """Which is not the first where the first was refused; what follows between two of them changes no answer."""
-    ann, bob = await grant(db, "ann", 10), await grant(db, "bob", 50)
+    await grant(db, "bob", 20)  # his versions are not hers
+    ann, bob = await grant(db, "ann", 10), await grant(db, "bob", 30)
     batch = [
         spend("other", bob, ann, 1),  # 11 and 49
         spend("k", ann, bob, 30),  # refused
@@ -123,18 +127,18 @@ async def test_repeats_in_one_batch_are_answered_as_the_one_of_them_that_was_pos
     assert [posting.outcome for posting in postings] == [
         posted, short, posted, posted, posted, repeat, reused, repeat, repeat, repeat,
     ]  # fmt: skip
-    made = (PostedLeg(ann, 6, 4), PostedLeg(bob, 54, 4))
-    assert postings[1].legs == (PostedLeg(ann, 11, 2), PostedLeg(bob, 49, 2))
+    made = (PostedLeg(ann, 6, 4), PostedLeg(bob, 54, 5))
+    assert postings[1].legs == (PostedLeg(ann, 11, 2), PostedLeg(bob, 49, 3))
     assert postings[3].legs == postings[7].legs == postings[9].legs == made
     assert postings[5].legs == made[::-1]
-    assert postings[6].legs == (PostedLeg(ann, 10, 5), PostedLeg(bob, 50, 5))
-    assert postings[8].legs == postings[2].legs == (PostedLeg(bob, 24, 3), PostedLeg(ann, 36, 3))
+    assert postings[6].legs == (PostedLeg(ann, 10, 5), PostedLeg(bob, 50, 6))
+    assert postings[8].legs == postings[2].legs == (PostedLeg(bob, 24, 4), PostedLeg(ann, 36, 3))
     assert {postings[place].journal_id for place in (3, 5, 7, 9)} == {postings[3].journal_id}
     assert postings[8].journal_id == postings[2].journal_id
     # And as stored, the same.
     again = await store.post(db, batch[3:], actor="test")
     assert [posting.legs for posting in again if posting.outcome is repeat] == [
-        made, (PostedLeg(bob, 50, 5), PostedLeg(ann, 10, 5)), made[::-1], made, postings[2].legs, made,
+        made, (PostedLeg(bob, 50, 6), PostedLeg(ann, 10, 5)), made[::-1], made, postings[2].legs, made,
     ]  # fmt: skip
 
 
@@ -165,6 +169,28 @@ async def test_the_audit_row_of_a_batch_names_who_posted_it_and_its_journals(db:
     rows = await db.fetch("SELECT actor, journal_ids FROM financial_audit_log WHERE action = 'post' ORDER BY seq")
     assert [row["actor"] for row in rows] == ["test", "test", "meter", "payments"]
     assert rows[-1]["journal_ids"] == [posting.journal_id for posting in postings]
+
+
+async def test_who_posted_is_not_who_writes_by_hand_on_the_same_connection_later(db: asyncpg.Connection) -> None:
+    ann, bob = await grant(db, "ann", 100), await grant(db, "bob", 1)
+    async with db.transaction():
+        journal = await db.fetchval(
+            "INSERT INTO journals (idempotency_key, type) VALUES ('by hand', 'adjustment') RETURNING id"
+        )
+        await db.execute(
+            "INSERT INTO entries (journal_id, account_id, amount) VALUES ($1, $2, 1), ($1, $3, -1)", journal, ann, bob
+        )
+    actor = await db.fetchval("SELECT actor FROM financial_audit_log WHERE $1 = ANY (journal_ids)", journal)
+    assert actor == await db.fetchval("SELECT session_user::text")
+
+
+async def test_a_key_with_another_type_or_other_details_is_reused(db: asyncpg.Connection) -> None:
+    ann, bob = await grant(db, "ann", 100), await grant(db, "bob", 1)
+    first = replace(spend("k", ann, bob, 1), details={"call": 1})
+    await store.post(db, [first], actor="test")
+    others = [replace(first, type=TransactionType.REFUND), replace(first, details={"call": 2}), first]
+    postings = await store.post(db, others, actor="test")
+    assert [posting.outcome for posting in postings] == [Outcome.KEY_REUSED, Outcome.KEY_REUSED, Outcome.DUPLICATE]
 
 
 async def test_ids_of_an_account_grow_when_the_clock_is_set_back_and_the_sequence_wraps(db: asyncpg.Connection) -> None:
