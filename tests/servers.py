@@ -37,6 +37,8 @@ JAVASCRIPT = Path(__file__).parent / "js"
 JWT_SECRET = "a-secret-for-the-tests-of-callmeter"
 AGORA_APP_ID = "970CA35de60c44645bbae8a215061b33"
 AGORA_APP_CERTIFICATE = "5CFd2fd1755d40ecb72977518be15d3b"
+PATIENCE_S = 30.0
+"""How long a test waits for what must come: no measure of anything, but long enough for a slow machine."""
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +80,7 @@ class Server:
                 [sys.executable, *arguments], env=env, cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
 
-    def wait_for(self, line: str, timeout_s: float = 30.0) -> None:
+    def wait_for(self, line: str, timeout_s: float = 2 * PATIENCE_S) -> None:
         """Until the log says `line`."""
         deadline = time.monotonic() + timeout_s
         while line not in (text := self.log.read_text(errors="replace")):
@@ -91,7 +93,7 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 2 * PATIENCE_S) -> int:
         """SIGTERM, and the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -166,11 +168,11 @@ class Tab:
 
     async def connect(self, **options: Any) -> Tab:
         await self.client.connect(
-            self.server.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=10, **options
+            self.server.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=PATIENCE_S, **options
         )
         return self
 
-    async def ask(self, event: str, payload: Any = None, timeout_s: float = 10) -> dict[str, Any]:
+    async def ask(self, event: str, payload: Any = None, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         answer: dict[str, Any] = await self.client.call(event, {} if payload is None else payload, timeout=timeout_s)
         return answer
 
@@ -222,7 +224,7 @@ class JavaScriptTab:
             elif "refused" in said:
                 self.refused = said
 
-    async def ask(self, event: str, payload: Any = None, timeout_s: float = 10) -> dict[str, Any]:
+    async def ask(self, event: str, payload: Any = None, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
@@ -236,7 +238,7 @@ class JavaScriptTab:
     async def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        await asyncio.wait_for(self._process.wait(), 5)
+        await asyncio.wait_for(self._process.wait(), PATIENCE_S)
         await self._reader
 
 
@@ -298,7 +300,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
     """Wait until `condition` (sync or async) answers something true, and answer that."""
     deadline = time.monotonic() + timeout_s
     while True:

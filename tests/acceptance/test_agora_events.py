@@ -37,7 +37,14 @@ async def send(server: Server, http: aiohttp.ClientSession, body: bytes, **heade
 
 @pytest.fixture
 async def call(launch: Launch, open_tab: Opens, http: aiohttp.ClientSession) -> tuple[Server, Tab, dict[str, Any]]:
-    server = launch(AGORA_WEBHOOK_SECRET=f"{SECRET}, an-older-one", RECONNECT_GRACE_SECONDS=1)
+    return await a_call(launch, open_tab, http, RECONNECT_GRACE_SECONDS=1)
+
+
+async def a_call(
+    launch: Launch, open_tab: Opens, http: aiohttp.ClientSession, **settings: Any
+) -> tuple[Server, Tab, dict[str, Any]]:
+    """A server, the caller's tab, and the call as it was answered."""
+    server = launch(AGORA_WEBHOOK_SECRET=f"{SECRET}, an-older-one", **settings)
     await grant(http, server, "ann", 1000)
     ann, bob = await open_tab(server, "ann"), await open_tab(server, "bob")
     accepted = await answered_call(ann, bob)
@@ -66,9 +73,9 @@ async def test_a_payer_who_never_comes_while_the_callee_waits_in_the_channel_end
 
 
 async def test_a_side_that_came_back_or_is_about_to_ends_nothing(
-    call: tuple[Server, Tab, dict[str, Any]], http: aiohttp.ClientSession, db: Any
+    launch: Launch, open_tab: Opens, http: aiohttp.ClientSession, db: Any
 ) -> None:
-    server, ann, about = call
+    server, ann, about = await a_call(launch, open_tab, http, RECONNECT_GRACE_SECONDS=600)
     channel = about["channel"]
     await send(server, http, notice(LEFT, channel, CALLER, 2, 2))
     assert (await send(server, http, notice(JOINED, channel, CALLER, 3)))[1]["outcome"] == "joined"
@@ -78,8 +85,11 @@ async def test_a_side_that_came_back_or_is_about_to_ends_nothing(
     left_to_do = "SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'look_after_left'"
     assert await db.fetchval(left_to_do) == 1
 
+    await db.execute("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE task_name LIKE 'look_after%'")
+
     async def done() -> bool:
-        return bool(await db.fetchval(left_to_do) == 0)
+        looked_after = "SELECT count(*) FROM procrastinate_jobs WHERE task_name LIKE 'look_after%'"
+        return bool(await db.fetchval(looked_after) == 0)
 
     await eventually(done)
     assert await db.fetchval("SELECT status::text FROM calls") == "active"

@@ -30,7 +30,7 @@ async def raw(service: Service, head: bytes, body: bytes = b"") -> bytes:
     """A request byte by byte, since clients refuse to send such; the whole answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
     writer.write(head + b"\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     return answer
 

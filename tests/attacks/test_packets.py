@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from realtime.fanout.limits import Limits
 from tests.attacks.packets import FRAME, PACKET
 from tests.contract.service import RawSocket, Serve, Service, raw_socket, someone
-from tests.servers import Tab, eventually, token_of
+from tests.servers import PATIENCE_S, Tab, eventually, token_of
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 BOUNDED = settings(
     max_examples=EXAMPLES, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck), database=None
 )
-QUICK_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,8 @@ def unharmed(service: Service) -> Iterator[Any]:
         runner.run(bystander.connect())
 
         def run(attack: Any) -> None:
-            runner.run(asyncio.wait_for(attack, 30))
-            assert runner.run(bystander.ask("balance:get", timeout_s=QUICK_S))["ok"]
+            runner.run(asyncio.wait_for(attack, 120))
+            assert runner.run(bystander.ask("balance:get", timeout_s=PATIENCE_S))["ok"]
 
         yield run
         runner.run(bystander.close())
@@ -153,7 +152,7 @@ def test_a_message_in_endless_empty_pieces_is_cut_off(service: Service, unharmed
                 writer.write(b"\x00\x80\0\0\0\0" * 1_000)
                 await writer.drain()
         with contextlib.suppress(ConnectionError):
-            while await asyncio.wait_for(reader.read(65536), QUICK_S):
+            while await asyncio.wait_for(reader.read(65536), PATIENCE_S):
                 pass
         writer.close()
 
@@ -164,7 +163,7 @@ def test_a_message_in_endless_empty_pieces_is_cut_off(service: Service, unharmed
 def test_sockets_that_never_say_who_they_are_are_let_go(service: Service, unharmed: Any) -> None:
     async def wait() -> None:
         silent = [await opened(service) for _ in range(200)]
-        ends = await asyncio.gather(*(asyncio.wait_for(reader.read(), 25) for reader, _ in silent))
+        ends = await asyncio.gather(*(asyncio.wait_for(reader.read(), 90) for reader, _ in silent))
         assert len(ends) == 200
         for _, writer in silent:
             writer.close()

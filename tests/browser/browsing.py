@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,10 @@ async def said_to_agora(page: Page, what: str | None = None) -> list[list[Any]]:
     """What the page asked of the video service so far, all of it or one kind."""
     said: list[list[Any]] = await page.evaluate("window.agora ?? []")
     return [entry for entry in said if what in {None, entry[0]}]
+
+
+SEVERAL_PERIODS = re.compile(r"^([2-9]0|\d{3,})$")
+"""What two periods or more of a call cost at 10 tokens each: how many there were is gone by the time one looks."""
 
 
 async def in_a_call(caller: Page, callee: Page, callee_name: str) -> None:

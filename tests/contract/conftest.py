@@ -12,7 +12,7 @@ import pytest
 from realtime import embedded
 from tests.conftest import new_database
 from tests.contract.service import Browser, Pair, Pairs, Serve, Service, someone
-from tests.servers import Opens, Server, eventually, launching
+from tests.servers import PATIENCE_S, Opens, Server, eventually, launching
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def serve(postgres_server_url: str, template_database: str, tmp_path_factory: py
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S)) as session:
         yield Browser(session)
 
 

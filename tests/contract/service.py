@@ -22,7 +22,7 @@ import aiohttp
 import asyncpg
 
 from ledger.database_url import DatabaseUrl
-from tests.servers import ROOT, Server, Tab, eventually, token_of
+from tests.servers import PATIENCE_S, ROOT, Server, Tab, eventually, token_of
 
 
 @dataclass
@@ -174,7 +174,7 @@ class RawSocket:
         else:
             await self.socket.send_str(frame)
 
-    async def heard(self, start: str, timeout_s: float = 5.0) -> str:
+    async def heard(self, start: str, timeout_s: float = PATIENCE_S) -> str:
         """The next text that starts so; pings are answered and other texts dropped on the way."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -187,7 +187,7 @@ class RawSocket:
                     text: str = message.data
                     return text
 
-    async def alive(self, timeout_s: float = 5.0) -> bool:
+    async def alive(self, timeout_s: float = PATIENCE_S) -> bool:
         """Whether an event is still answered on this socket."""
         try:
             await self.say('4277["balance:get",{}]')

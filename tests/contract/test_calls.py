@@ -418,7 +418,7 @@ async def test_when_a_token_runs_out_its_tab_is_not_served_any_longer(service: S
         answer = await tab.ask("balance:get")
         return not answer["ok"] and code(answer) == "unauthenticated"
 
-    await eventually(refused, 15)
+    await eventually(refused)
 
 
 async def test_a_tab_goes_on_with_a_new_token_of_its_own_user_only(service: Service, open_tab: Opens) -> None:

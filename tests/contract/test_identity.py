@@ -92,7 +92,7 @@ async def connection_refused(server: Server | Service, **options: Any) -> dict[s
     client = socketio.AsyncClient(reconnection=False)
     client.on("connect_error", told.append)
     with pytest.raises(socketio.exceptions.ConnectionError):
-        await client.connect(server.url, transports=["websocket"], wait_timeout=5, **options)
+        await client.connect(server.url, transports=["websocket"], wait_timeout=30, **options)
     await client.disconnect()
     [answer] = told
     return answer
@@ -122,7 +122,7 @@ async def test_what_a_client_says_of_itself_beside_its_token_is_not_refused(serv
     client = socketio.AsyncClient(reconnection=False)
     auth = {"token": token_of(someone()), "client": "web", "version": [1, 2]}
     await client.connect(service.url, auth=auth, transports=["websocket"])
-    assert (await client.call("balance:get", {}, timeout=5))["ok"]
+    assert (await client.call("balance:get", {}, timeout=30))["ok"]
     await client.disconnect()
 
 

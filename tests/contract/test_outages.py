@@ -231,7 +231,7 @@ async def test_a_tab_that_comes_while_postgresql_is_cut_off_gets_its_snapshot_wh
         assert (await tab.ask("balance:get"))["error"]["code"] == "unavailable"
         assert not tab.told("balance:update")
         line.mend()
-        [told] = await eventually(lambda: tab.told("balance:update"), 20)
+        [told] = await eventually(lambda: tab.told("balance:update"))
         assert (told["reason"], told["balance"], told["version"]) == ("snapshot", 70, 1)
 
 

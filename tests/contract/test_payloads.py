@@ -56,7 +56,7 @@ def bad_payloads(event: str) -> list[Any]:
 
 
 async def ask(tab: Tab, event: str, *arguments: Any) -> Any:
-    return await tab.client.call(event, arguments, timeout=5)
+    return await tab.client.call(event, arguments, timeout=30)
 
 
 @pytest.mark.parametrize("event", GOOD)

@@ -22,7 +22,7 @@ async def becomes(browser: Browser, server: Server, status: int, about_redis: st
         problems: dict[str, Any] = answer.json.get("problems", {})
         return answer.status == status and about_redis in problems.get("redis", "")
 
-    await eventually(there, 20)
+    await eventually(there)
 
 
 async def test_tabs_of_every_instance_get_a_snapshot_when_a_killed_redis_is_back(

@@ -53,6 +53,6 @@ class Browser:
     async def open_socket(self, origin: str | None = None) -> socketio.AsyncClient:
         client = socketio.AsyncClient(reconnection=False)
         await client.connect(
-            self.server.url, headers=self.socket_headers(origin), transports=["websocket"], wait_timeout=5
+            self.server.url, headers=self.socket_headers(origin), transports=["websocket"], wait_timeout=30
         )
         return client

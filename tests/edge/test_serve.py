@@ -40,7 +40,7 @@ def test_a_start_that_ends_while_setting_up_leaves_no_build_running(checkout: Pa
     serve = subprocess.Popen([checkout / "scripts" / "serve"])
     said = (checkout / "building.fifo").read_text()
     assert said == "building\n", "and its writers are gone: the build's own processes as well"
-    assert serve.wait(10) == (1 if fails else -signal.SIGTERM)
+    assert serve.wait(30) == (1 if fails else -signal.SIGTERM)
 
 
 def test_it_serves_once_the_page_and_the_dependencies_are_there(checkout: Path) -> None:
@@ -48,7 +48,7 @@ def test_it_serves_once_the_page_and_the_dependencies_are_there(checkout: Path) 
     script(checkout, "scripts/build-web", "#!/bin/sh\necho >started\necho built >page\n")
     script(checkout, ".venv/bin/python", "#!/bin/sh\ncat set-up page; echo serving with $*\n")
     done = subprocess.run(
-        [checkout / "scripts" / "serve", "--workers", "2"], capture_output=True, text=True, timeout=10, check=False
+        [checkout / "scripts" / "serve", "--workers", "2"], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "set\nbuilt\nserving with -m realtime --migrate --workers 2\n"

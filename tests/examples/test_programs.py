@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.acceptance.test_paid_call import QUICK, answered_call, grant
-from tests.servers import JWT_SECRET, ROOT, Launch, Opens, Server, eventually
+from tests.servers import JWT_SECRET, PATIENCE_S, ROOT, Launch, Opens, Server, eventually
 
 
 class Program:
@@ -30,10 +30,10 @@ class Program:
             self.lines.append(line.decode().rstrip())
 
     async def says(self, text: str) -> None:
-        await eventually(lambda: any(text in line for line in self.lines), 20)
+        await eventually(lambda: any(text in line for line in self.lines))
 
     async def ends(self) -> int:
-        code = await asyncio.wait_for(self.process.wait(), 20)
+        code = await asyncio.wait_for(self.process.wait(), PATIENCE_S)
         await self._reading
         return code
 

@@ -19,9 +19,7 @@ import pytest
 from aiohttp import web
 
 from realtime.fanout import FanoutServer, serve
-
-PATIENCE_S = 10.0
-"""How long a test waits for what must come."""
+from tests.servers import PATIENCE_S
 
 
 @dataclass
@@ -147,7 +145,7 @@ class Raw:
 
 @pytest.fixture
 async def raw() -> AsyncIterator[Raw]:
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=2 * PATIENCE_S)
     async with aiohttp.ClientSession(timeout=timeout) as session, contextlib.AsyncExitStack() as stack:
         yield Raw(session, stack)
 

@@ -65,7 +65,7 @@ class Commands:
         """Those so far that carry `text`."""
         await self._client.echo(LAST)
         found = []
-        while LAST not in (seen := await asyncio.wait_for(self._monitor.next_command(), 10))["command"]:
+        while LAST not in (seen := await asyncio.wait_for(self._monitor.next_command(), 30))["command"]:
             if text in seen["command"] and seen["client_type"] != "lua":
                 found.append(seen["command"])
         return found

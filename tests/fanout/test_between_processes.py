@@ -121,7 +121,7 @@ async def test_a_room_is_no_longer_sent_some_time_after_its_last_tab_left(
     tab = await one.tab(raw, "user:ann")
     assert await commands.pubsub_channels("socketio:room:*") == [b"socketio:room:/#user:ann"]
     await tab.raw.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await commands.pubsub_channels("socketio:room:*"):
             await asyncio.sleep(0.02)
     back = await one.tab(raw, "user:ann")
@@ -360,7 +360,7 @@ async def test_acknowledgements_rooms_and_ends_cross_processes(node: Nodes, raw:
     one, two = await node(), await node()
     tab = await two.tab(raw)
     sid = next(iter(two.sio.manager.get_participants("/", None)))[0]
-    asked = asyncio.create_task(one.sio.call("question", b"\x05", to=sid, timeout=10))
+    asked = asyncio.create_task(one.sio.call("question", b"\x05", to=sid, timeout=30))
     question = str(await tab.hear_other_than_ping())
     assert await tab.hear() == b"\x05"
     number = question[len("451-") : question.index("[")]

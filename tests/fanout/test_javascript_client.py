@@ -19,7 +19,7 @@ def conversing(sio: FanoutServer) -> None:
 
     async def ask_me(sid: str) -> None:
         async def ask() -> None:
-            answer = await sio.call("question", b"\x01\x02", to=sid, timeout=10)
+            answer = await sio.call("question", b"\x01\x02", to=sid, timeout=30)
             await sio.emit("answered", answer, to=sid)
 
         sio.start_background_task(ask)

@@ -112,7 +112,7 @@ async def test_a_socket_leaves_the_main_namespace_and_is_told_nothing_more(serve
     server.sio.on("disconnect", disconnect)
     socket = await ready(raw, server)
     await socket.say("41")
-    await asyncio.wait_for(gone.wait(), 10)
+    await asyncio.wait_for(gone.wait(), 30)
     await server.sio.emit("to nobody")
     await socket.say('42["message",1]', "40")
     assert str(await socket.hear()).startswith("40{"), "neither the broadcast nor an answer came before"
@@ -178,13 +178,13 @@ async def test_the_client_acknowledges_what_the_server_asks(server: Running, raw
     socket = await raw.open(server)
     sid = await socket.join()
     await socket.hear()
-    asked = asyncio.create_task(server.sio.call("question", {"n": 1}, to=sid, timeout=10))
+    asked = asyncio.create_task(server.sio.call("question", {"n": 1}, to=sid, timeout=30))
     question = str(await socket.hear())
     number = question[2 : question.index("[")]
     assert json.loads(question[2 + len(number) :]) == ["question", {"n": 1}]
     await socket.say(f'43{number}["answer"]')
     assert await asked == "answer"
-    again = asyncio.create_task(server.sio.call("question", b"\x07", to=sid, timeout=10))
+    again = asyncio.create_task(server.sio.call("question", b"\x07", to=sid, timeout=30))
     question = str(await socket.hear())
     assert question.startswith("451-")
     assert await socket.hear() == b"\x07"

@@ -159,7 +159,5 @@ async def gather_crowd(
     crowd = Crowd(pairs, tokens)
     await asyncio.gather(*(person.phone.connect() for person in crowd.people))
     # The snapshot comes when the server counts the tab as there.
-    await asyncio.gather(
-        *(eventually(lambda one=person: one.phone.told("balance:update"), 20) for person in crowd.people)
-    )
+    await asyncio.gather(*(eventually(lambda one=person: one.phone.told("balance:update")) for person in crowd.people))
     return crowd

@@ -89,7 +89,7 @@ class PostgreSQL:
         assert self._process is not None
         self.resume()
         self._process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
-        self._process.wait(20)
+        self._process.wait(60)
 
     def pause(self) -> None:
         """Freeze it with everybody it serves, as a machine that hangs."""

@@ -60,7 +60,7 @@ class Readiness:
         await by()
         if at_once:
             fault.certain = time.monotonic()
-        await eventually(lambda: self.shown(fault), 20)
+        await eventually(lambda: self.shown(fault))
         fault.certain = min(fault.certain, time.monotonic())
         yield
         fault.ended = time.monotonic()

@@ -23,7 +23,7 @@ async def test_with_no_byte_left_for_logs_calls_are_made_metered_and_ended(
     mute = Server(["-m", "realtime", "web"], env, FULL)
     try:
         async with Readiness([mute]).watching() as readiness:
-            await eventually(readiness.all_ready, 30)
+            await eventually(readiness.all_ready)
             async with world.sql() as conn:
                 crowd = await gather_crowd(conn, CALLS, [(mute, mute)], TOKENS)
             await crowd.talk()

@@ -41,7 +41,7 @@ async def test_an_instance_without_postgresql_says_so_and_the_other_meters_its_c
         await asyncio.to_thread(alone.to_postgresql.mend)
         back = time.monotonic()
         await asyncio.gather(*answering)
-        await eventually(readiness.all_ready, 20)
+        await eventually(readiness.all_ready)
         settled = time.monotonic()
         readiness.assert_truth(settled)
     await crowd.each(Pair.answer)
@@ -64,7 +64,7 @@ async def test_an_instance_cut_off_from_redis_for_longer_than_the_grace_keeps_it
             await world.periods(crowd, int(SETTINGS["RECONNECT_GRACE_SECONDS"]) + 7)
         await asyncio.to_thread(alone.to_redis.mend)
         back = time.monotonic()
-        await eventually(readiness.all_ready, 20)
+        await eventually(readiness.all_ready)
         settled = time.monotonic()
         readiness.assert_truth(settled)
     for talking in (crowd, mixed):

@@ -110,7 +110,7 @@ class World:
         for instance in self.instances:
             await asyncio.to_thread(instance.server.wait_for, '"event": "serving"')
         async with Readiness(self.servers).watching() as readiness:
-            await eventually(readiness.all_ready, 30)
+            await eventually(readiness.all_ready)
 
     # -- a fault -------------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class World:
         """Wait until every call is paid up to now; answers how long that took."""
         began = time.monotonic()
         async with self.sql() as conn:
-            await eventually(lambda: nothing_overdue(conn, crowd), 30)
+            await eventually(lambda: nothing_overdue(conn, crowd))
         return time.monotonic() - began
 
     async def periods(self, crowd: Crowd, more: int) -> None:
@@ -141,7 +141,7 @@ class World:
                 )
                 return all(row["status"] == "ended" or row["periods_billed"] >= seen[row["id"]] + more for row in rows)
 
-            await eventually(billed, 30)
+            await eventually(billed)
 
     async def billed_somewhat(self, crowd: Crowd, periods: int) -> None:
         """Wait until some call has been billed this many periods: so much time has gone by."""
@@ -151,7 +151,7 @@ class World:
                 most = await conn.fetchval("SELECT max(periods_billed) FROM calls WHERE id = ANY($1)", crowd.call_ids)
                 return bool(most >= periods)
 
-            await eventually(billed, 30)
+            await eventually(billed)
 
     async def ended(self, crowd: Crowd) -> None:
         """Wait until all calls have ended by themselves."""

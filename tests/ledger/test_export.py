@@ -151,6 +151,6 @@ def test_the_command_writes_to_a_pipe_and_stops_quietly_when_nobody_reads_on(bus
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""

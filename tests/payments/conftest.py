@@ -19,7 +19,7 @@ from ledger.database_url import DatabaseUrl
 from ledger.verify import verify
 from realtime import embedded
 from tests.payments.stripe import SECRET, Stripe, event, signed
-from tests.servers import ROOT, Launch, Server, eventually, free_port, token_of
+from tests.servers import PATIENCE_S, ROOT, Launch, Server, eventually, free_port, token_of
 
 NEW = "/api/v1/payments/purchase-tokens"
 OLD = "/api/payments/tokens/purchase"
@@ -39,7 +39,7 @@ def stripe_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cwd=ROOT,
             env={"PATH": os.environ["PATH"]},
         )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not embedded.answers_tcp(port):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -92,7 +92,7 @@ class Buyer:
     async def balance(self) -> int:
         return int((await self.ask("GET", "/api/v1/balance")).body["balance"])
 
-    async def has(self, tokens: int, timeout_s: float = 10.0) -> None:
+    async def has(self, tokens: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the wallet holds so much."""
 
         async def it_does() -> bool:

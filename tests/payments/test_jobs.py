@@ -56,7 +56,7 @@ async def runner(database_url: str):
     yield runner
     runner.hold.set()
     runner.jobs.stop()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 30)
 
 
 async def test_a_job_is_there_once_its_transaction_has_committed(pool: Any, runner: Runner) -> None:
@@ -77,7 +77,7 @@ async def test_a_job_that_fails_is_tried_again(pool: Any, runner: Runner) -> Non
     runner.fail_first = 1
     async with pool.acquire() as conn:
         await jobs.defer(conn, "note", n=1)
-    await eventually(lambda: len(runner.ran) == 2, 20)
+    await eventually(lambda: len(runner.ran) == 2)
 
 
 @pytest.mark.parametrize(("tried", "level"), [(0, "warning"), (jobs.ATTEMPTS - 1, "warning"), (jobs.ATTEMPTS, "error")])
@@ -119,7 +119,7 @@ async def test_stopping_finishes_the_job_in_hand(pool: Any, database_url: str) -
         await eventually(lambda: runner.ran)
         runner.jobs.stop()
         runner.hold.set()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
         assert await conn.fetchval("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'note'") == 0
 
 
@@ -135,7 +135,7 @@ async def test_a_job_whose_worker_was_killed_is_run_by_another(pool: Any, databa
     running = asyncio.create_task(runner.jobs.run())
     await eventually(lambda: runner.ran, 75)
     runner.jobs.stop()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 30)
 
 
 async def test_jobs_wait_for_a_database_that_is_away(database_url: str) -> None:
@@ -150,7 +150,7 @@ async def test_jobs_wait_for_a_database_that_is_away(database_url: str) -> None:
     await asyncio.sleep(0.1)
     assert not running.done()
     waiting.stop()
-    await asyncio.wait_for(running, 15)
+    await asyncio.wait_for(running, 30)
 
 
 async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when_it_is_over(
@@ -230,7 +230,7 @@ async def test_a_worker_runs_the_jobs_of_a_web_process_that_runs_none(
     async def cancelled() -> bool:
         return [intent["status"] for intent in await stripe.all("payment_intents")] == ["canceled"]
 
-    await eventually(cancelled, 20)
+    await eventually(cancelled)
     assert worker.stop() == 0
 
 

@@ -48,7 +48,7 @@ async def test_an_outcome_nobody_can_tell_is_processing_and_the_job_finds_it_out
     assert len(await stripe.charges()) == 1
     network.recover()
 
-    await buyer.has(500, 30)
+    await buyer.has(500)
     assert (await buyer.purchase(answer.body["purchaseId"]))["status"] == "succeeded"
     assert (await buyer.buy(card, key="k")).body == answer.body
     assert len(await stripe.charges()) == 1
@@ -78,7 +78,7 @@ async def test_a_confirmation_that_never_arrives_is_repeated_by_the_job(
     assert await stripe.charges() == []
     network.recover()
 
-    await buyer.has(500, 30)
+    await buyer.has(500)
     assert len(await stripe.charges()) == 1
     ledger.prove()
 
@@ -94,7 +94,7 @@ async def test_what_nobody_waits_for_any_more_is_cancelled_and_not_charged(
     async def let_go() -> bool:
         return (await buyer.purchase(answer.body["purchaseId"]))["status"] == "failed"
 
-    await eventually(let_go, 30)
+    await eventually(let_go)
     assert [intent["status"] for intent in await stripe.all("payment_intents")] == ["canceled"]
     assert await ledger.conn.fetchval("SELECT sum(spent_cents) FROM daily_spend") == 0
 
@@ -114,7 +114,7 @@ async def test_a_confirmation_that_hangs_is_processing_when_the_request_has_wait
     assert (await buyer.purchase(answer.body["purchaseId"]))["status"] == "processing"
     network.recover()
 
-    await buyer.has(500, 30)
+    await buyer.has(500)
     assert len(await stripe.charges()) == 1
     ledger.prove()
 
@@ -164,7 +164,7 @@ async def test_an_event_that_cannot_take_effect_is_kept_and_does_when_the_provid
     async def applied() -> bool:
         return await ledger.conn.fetchval("SELECT outcome FROM stripe_events") == "applied"
 
-    await eventually(applied, 30)  # its outcome is written down when all its effects are
+    await eventually(applied)  # its outcome is written down when all its effects are
     assert (await buyer.purchase(asked["purchaseId"]))["status"] == "failed"
 
 
@@ -180,7 +180,7 @@ async def test_a_purchase_whose_own_job_was_lost_is_found_by_the_round_of_every_
     network.recover()
     launch("worker", **settings)
 
-    await buyer.has(500, 20)
+    await buyer.has(500)
     rounds = await ledger.conn.fetch("SELECT DISTINCT task_name FROM procrastinate_periodic_defers")
     every_minute = {"check_due_purchases", "check_due_refunds", "apply_pending_events", "retry_stalled_jobs"}
     assert every_minute <= {row["task_name"] for row in rounds}
@@ -279,7 +279,7 @@ async def test_a_refund_whose_answer_is_lost_is_made_once(
     async def paid_back() -> bool:
         return (await buyer.purchase(purchase))["refundedCents"] == 500
 
-    await eventually(paid_back, 30)
+    await eventually(paid_back)
     assert len(await stripe.all("refunds")) == 1
     assert await buyer.balance() == 0
     ledger.prove()

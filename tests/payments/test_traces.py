@@ -162,7 +162,7 @@ async def test_lines_are_written_for_what_was_committed_and_for_nothing_else(
     async def answered() -> bool:
         return (await buyer.buy(card, key="k")).status == 200
 
-    await eventually(answered, 20)
+    await eventually(answered)
     assert (len(lines(buyer, "purchase succeeded")), await audit_rows(ledger)) == (1, 1)
     assert len(await stripe.charges()) == 1
     ledger.prove()

@@ -26,7 +26,7 @@ async def load(url: str, *options: str) -> tuple[int, str, str]:
         sys.executable, "-m", "scripts.tabs", "--url", url, *options,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, complained = await asyncio.wait_for(process.communicate(), 60)
+    said, complained = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode is not None
     return process.returncode, said.decode(), complained.decode()
 
@@ -78,10 +78,10 @@ async def test_ctrl_c_ends_it_and_its_client_processes(launch: Launch) -> None:
     server = launch()
     command = [sys.executable, "-m", "scripts.tabs", "--url", server.url, "--tabs", "10", "--seconds", "60"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        await eventually(lambda: children(process.pid), timeout_s=30)
+        await eventually(lambda: children(process.pid))
         clients = children(process.pid)
         process.send_signal(signal.SIGINT)
-        _, complained = await asyncio.to_thread(process.communicate, timeout=30)
+        _, complained = await asyncio.to_thread(process.communicate, timeout=90)
     assert process.returncode == 130
     assert complained.decode().splitlines()[-1] == "load-tabs: stopped"
     assert not any(Path(f"/proc/{pid}").exists() for pid in clients)

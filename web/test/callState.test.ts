@@ -50,6 +50,15 @@ describe("what a tab shows of a call", () => {
     });
   });
 
+  test("an answer to joining that was overtaken by the next period's token turns nothing back", () => {
+    const accepted: CallEvent = { type: "accepted", call: active };
+    const further = aCall({ paidThrough: at(120), periodsBilled: 2, tokensSpent: 20 });
+    const state = after(accepted, { type: "accepted", call: further }, joined);
+    expect(state).toMatchObject({ here: true, agora: aGrant(70), call: { periodsBilled: 2, tokensSpent: 20 } });
+    const third: CallEvent = { type: "token", callId: active.id, agora: aGrant(190) };
+    expect(nextCallState(state, third)).toMatchObject({ call: { periodsBilled: 3, paidThrough: at(180) } });
+  });
+
   test("a token seen twice, or one missed between, counts right", () => {
     const second: CallEvent = { type: "token", callId: active.id, agora: aGrant(130) };
     const fourth: CallEvent = { type: "token", callId: active.id, agora: aGrant(250) };

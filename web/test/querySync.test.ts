@@ -1,4 +1,4 @@
-import { QueryClient } from "@tanstack/react-query";
+import { QueryClient, QueryObserver } from "@tanstack/react-query";
 import { beforeEach, describe, expect, test } from "vitest";
 import { queryKeys, syncQueries } from "../src/client";
 import type { CallSocket } from "../src/client";
@@ -80,6 +80,20 @@ describe("what the socket pushes, in the query cache", () => {
     line.push("query:invalidate", { queryKeys: [["calls"]] });
     expect(stale(queryKeys.calls)).toBe(true);
     expect(stale(queryKeys.transactions)).toBe(false);
+  });
+
+  test("an answer that was on its way when the news came is not shown, be it the first", async () => {
+    const answers: ((page: string) => void)[] = [];
+    const reads = () => new Promise<string>((resolve) => answers.push(resolve));
+    const watched = new QueryObserver(queries, { queryKey: ["transactions", "of a page"], queryFn: reads });
+    const stop = watched.subscribe(() => undefined);
+    line.push("query:invalidate", { queryKeys: [["transactions"]] });
+    answers[1]?.("after");
+    answers[0]?.("before");
+    await expect.poll(() => watched.getCurrentResult().data).toBe("after");
+    await Promise.resolve();
+    expect(watched.getCurrentResult()).toMatchObject({ data: "after", isError: false });
+    stop();
   });
 
   test("a reconnect has everything fetched again, the first connect nothing", () => {

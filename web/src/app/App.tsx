@@ -19,6 +19,7 @@ export function App({ sessions }: { sessions: SessionService }) {
   const session = useStore(sessions.state);
   const queries = useQueryClient();
   const [failed, setFailed] = useState(false);
+  const [attempt, setAttempt] = useState(1);
   const userId = session?.authenticated ? session.userId : undefined;
 
   useEffect(() => {
@@ -26,12 +27,17 @@ export function App({ sessions }: { sessions: SessionService }) {
       () => setFailed(false),
       () => setFailed(true),
     );
-  }, [sessions, failed]);
+  }, [sessions, attempt]);
+
+  const retry = () => {
+    setFailed(false);
+    setAttempt((before) => before + 1);
+  };
 
   // Nothing of one user may show to the next.
   useEffect(() => () => queries.clear(), [queries, userId]);
 
-  if (!session) return <Splash failed={failed} onRetry={() => setFailed(false)} />;
+  if (!session) return <Splash failed={failed} onRetry={retry} />;
   if (!session.authenticated) return <SignIn sessions={sessions} config={session.config} />;
   return (
     <CallMeterProvider key={session.userId} sessions={sessions} session={session}>

@@ -47,7 +47,11 @@ export function nextCallState(state: CallState, event: CallEvent): CallState {
       return active(event.call, false);
     case "joined":
       if (isOver(state, event.call.id)) return state;
-      return active(event.call, true, event.agora);
+      // Asked before the last period began, an answer may arrive after what was told of that period.
+      return {
+        ...active(event.call, true, event.agora),
+        ...(state.phase === "active" && isShown(state, event.call.id) && { call: furthest(state.call, event.call) }),
+      };
     case "taken":
       if (state.phase !== "active" || state.call.id !== event.callId) return state;
       return { ...state, here: false, agora: undefined };

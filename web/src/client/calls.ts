@@ -78,6 +78,9 @@ export class CallService {
       this.#starting = undefined;
       this.#storage.setItem(mark, call.id);
       this.#happened({ type: "ringing", call, userId: this.options.userId, here: true });
+      const state = this.state.get();
+      // Answered before this answer came, it was not yet known to be this tab's call.
+      if (state.phase === "active" && !state.here && state.call.id === call.id) void this.#rejoin(call.id);
     } catch (error) {
       if (!(error instanceof CommandError) || error.code !== "no_answer") this.#starting = undefined;
       throw error;
@@ -187,6 +190,7 @@ export class CallService {
 
   async #read(callId: string): Promise<void> {
     const call = await this.api.call(callId);
+    if (callOf(this.state.get())?.id !== callId) return; // another call is shown by now
     if (call.status === "ended") this.#happened({ type: "ended", call });
     if (call.status === "active") this.#happened({ type: "accepted", call });
   }

@@ -21,17 +21,23 @@ export function syncQueries(socket: CallSocket, queries: QueryClient): () => voi
     socket.on("balance:update", (update) => takeBalance(queries, update)),
     socket.on("earnings:update", (update) => takeBalance(queries, update)),
     socket.on("query:invalidate", ({ queryKeys: keys }) => {
-      for (const queryKey of keys) void queries.invalidateQueries({ queryKey });
+      for (const queryKey of keys) askAgain(queries, { queryKey });
     }),
     socket.onConnect(() => {
       // What was pushed while this tab was away is lost; the balance comes as a snapshot, the rest is asked for.
-      if (seenBefore) void queries.invalidateQueries();
+      if (seenBefore) askAgain(queries);
       seenBefore = true;
     }),
   ];
   return () => {
     for (const stop of stops) stop();
   };
+}
+
+/** An answer that is on its way may be older than what made it old: it is not waited for, the first one included. */
+function askAgain(queries: QueryClient, which: { queryKey?: readonly unknown[] } = {}): void {
+  void queries.cancelQueries(which);
+  void queries.invalidateQueries(which);
 }
 
 /** Newer is shown at once; a gap is shown too, and everything derived from the missed entries fetched again. */
@@ -43,5 +49,5 @@ function takeBalance(queries: QueryClient, update: BalanceUpdate): void {
   queries.setQueryData<Balance>(queryKey, (current) => applyUpdate(current, update));
   if (verdict === "newer") return;
   void queries.invalidateQueries({ queryKey });
-  void queries.invalidateQueries({ queryKey: queryKeys.transactions });
+  askAgain(queries, { queryKey: queryKeys.transactions });
 }

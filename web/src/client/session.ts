@@ -11,6 +11,9 @@ import type { Session } from "./wire";
 export class SessionService {
   readonly state = new Store<Session | undefined>(undefined);
   readonly api: ApiService;
+  /** How often it was asked who is signed in, and which of those answers `state` is newer than. */
+  #asked = 0;
+  #known = 0;
 
   constructor(options: Omit<ApiOptions, "csrfToken" | "renewCsrf" | "onUnauthenticated"> = {}) {
     this.api = new ApiService({
@@ -27,8 +30,13 @@ export class SessionService {
 
   /** Asks the server who is signed in, and tells everyone who watches `state`. */
   async refresh(): Promise<Session> {
+    const turn = ++this.#asked;
     const { body } = await this.api.request<Session>("GET", "/bff/session");
-    this.state.set(body);
+    // An answer that was overtaken tells of who was signed in before.
+    if (turn > this.#known) {
+      this.#known = turn;
+      this.state.set(body);
+    }
     return body;
   }
 
@@ -55,6 +63,7 @@ export class SessionService {
   }
 
   #forget(): void {
+    this.#known = this.#asked;
     const session = this.state.get();
     if (session?.authenticated) this.state.set({ authenticated: false, config: session.config });
   }

@@ -1,0 +1,63 @@
+import { afterEach, describe, expect, test } from "vitest";
+import { CallService } from "../src/client/calls";
+import type { ApiService, Call, CallSocket } from "../src/client";
+import { aCall, aGrant, aRingingCall, tabStorage } from "./fakes";
+
+/** A line on which the answers to commands, and the events, come in the order a test lets them. */
+class Line {
+  readonly #handlers = new Map<string, (payload: unknown) => void>();
+  readonly asked: { name: string; answer: (ack: object) => void }[] = [];
+  on = (name: string, handler: (payload: never) => void) => {
+    this.#handlers.set(name, handler as (payload: unknown) => void);
+    return () => this.#handlers.delete(name);
+  };
+  onConnect = (handler: () => void) => this.on("connect", handler);
+  command = (name: string) => new Promise((answer) => this.asked.push({ name, answer }));
+  push(name: string, payload?: unknown) {
+    this.#handlers.get(name)?.(payload);
+  }
+  answer(number: number, ack: object) {
+    this.asked[number]?.answer(ack);
+  }
+}
+
+describe("a call in one tab, whatever comes late", () => {
+  const opened: CallService[] = [];
+  const service = (line: Line, read: () => Promise<Call> = () => Promise.reject(new Error("not asked"))) => {
+    const api = { call: read } as unknown as ApiService;
+    const options = { userId: "alice", agoraConfigured: false, storage: tabStorage() };
+    const calls = new CallService(line as unknown as CallSocket, api, options);
+    calls.open();
+    opened.push(calls);
+    return calls;
+  };
+  afterEach(() => {
+    for (const calls of opened.splice(0)) calls.close();
+  });
+
+  test("answered before its start was acknowledged, it is carried by the tab that started it", async () => {
+    const line = new Line();
+    const calls = service(line);
+    const starting = calls.start("bob");
+    line.push("call:accepted", { call: aCall() });
+    expect(calls.state.get()).toMatchObject({ phase: "active", here: false });
+    line.answer(0, { call: aRingingCall() });
+    await starting;
+    line.answer(1, { call: aCall(), agora: aGrant(70) });
+    await expect.poll(() => calls.state.get()).toMatchObject({ phase: "active", here: true });
+    expect(line.asked.map(({ name }) => name)).toEqual(["call:start", "call:join"]);
+  });
+
+  test("what is read of a call after a reconnect does not take the place of the next one", async () => {
+    const line = new Line();
+    let tell: (call: Call) => void = () => undefined;
+    const calls = service(line, () => new Promise((resolve) => (tell = resolve)));
+    line.push("call:accepted", { call: aCall() });
+    line.push("connect");
+    line.push("call:ended", { call: aCall({ status: "ended" }) });
+    line.push("call:accepted", { call: aCall({ id: "22222222-2222-4222-8222-222222222222" }) });
+    tell(aCall());
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(calls.state.get()).toMatchObject({ call: { id: "22222222-2222-4222-8222-222222222222" } });
+  });
+});
