@@ -1,4 +1,4 @@
-"""Fixtures: a Redis, and this project's own processes, as real as they come.
+"""Fixtures: a Redis, and this project's own processes, as real as they come (and as `nursery` forks them).
 
 `redis_url` is an empty Redis (its own database number for each test). `launch` starts `python -m realtime` as a process
 and answers a `Server` to talk to, stop or kill; whatever a test leaves running is stopped after it.
@@ -31,6 +31,7 @@ import redis
 import socketio
 
 from realtime import embedded
+from tests.nursery import Started, nursery
 
 ROOT = Path(__file__).parent.parent
 JAVASCRIPT = Path(__file__).parent / "js"
@@ -76,8 +77,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments], env=env, cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            self.process: Started | subprocess.Popen[bytes] = (
+                nursery.start(arguments, env, log, cwd)
+                if sys.platform == "linux"
+                else subprocess.Popen(
+                    [sys.executable, *arguments], env=env, cwd=cwd, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                )
             )
 
     def wait_for(self, line: str, timeout_s: float = 2 * PATIENCE_S) -> None:

@@ -162,7 +162,7 @@ def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | 
     console = logging.StreamHandler(sys.stderr)
     pretty = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     console.setFormatter(as_json if log_format == "json" else formatter(pretty, _short_traceback))
-    handlers: list[logging.Handler] = [console]
+    handlers: list[logging.Handler] = []
     if log_dir:
         path = Path(log_dir)
         path.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,8 @@ def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | 
         file = _LossyFile(_file_of(path, name), maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
         file.setFormatter(as_json)
         handlers.append(file)
-    logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)
+    # Whoever has read a line on the console finds it in the file.
+    logging.basicConfig(handlers=[*handlers, console], level=logging.INFO, force=True)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     for noisy in (
         "aiohttp.access",

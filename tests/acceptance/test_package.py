@@ -11,7 +11,18 @@ from tests.servers import ROOT
 
 
 def test_the_wheel_holds_the_queries_the_migrations_the_page_and_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        ROOT,
+    ]
     subprocess.run(command, check=True, timeout=200, cwd=tmp_path)
     [wheel] = tmp_path.glob("callmeter-*.whl")
     with zipfile.ZipFile(wheel) as package:

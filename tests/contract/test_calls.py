@@ -21,6 +21,8 @@ CALL_FIELDS = {
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 GRACE_S = 10
 PERIOD_S = 60
+LASTS_S = 5
+"""How long a token holds that is to run out: enough to connect with it and ask something."""
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +391,7 @@ async def test_the_trust_level_is_how_many_calls_a_minute_one_may_start(
         assert answer["ok"], (number, answer)
         await caller.ask("call:cancel", {"callId": answer["call"]["id"]})
     refused = await start(caller, callee.user, "one-more")
-    assert time.monotonic() - began < 60 / calls, "too slow to tell"
+    assert time.monotonic() - began < 60, "too slow to tell: the first of them may be a minute ago"
     assert code(refused) == "rate_limited"
     assert 1 <= refused["error"]["retryAfter"] <= 60
     known = await start(caller, callee.user, "r-0")
@@ -409,7 +411,7 @@ async def test_the_limit_of_calls_is_one_for_all_tabs_of_a_user(service: Service
 
 
 async def test_when_a_token_runs_out_its_tab_is_not_served_any_longer(service: Service, open_tab: Opens) -> None:
-    tab = await open_tab(service.server, someone(), exp=int(time.time()) + 2)
+    tab = await open_tab(service.server, someone(), exp=int(time.time()) + LASTS_S)
     assert (await tab.ask("balance:get"))["ok"]
 
     async def refused() -> bool:
@@ -422,9 +424,9 @@ async def test_when_a_token_runs_out_its_tab_is_not_served_any_longer(service: S
 
 
 async def test_a_tab_goes_on_with_a_new_token_of_its_own_user_only(service: Service, open_tab: Opens) -> None:
-    tab = await open_tab(service.server, someone(), exp=int(time.time()) + 2)
+    tab = await open_tab(service.server, someone(), exp=int(time.time()) + LASTS_S)
     assert code(await tab.ask("auth:renew", {"token": token_of(someone("other"))})) == "unauthenticated"
     assert (await tab.ask("auth:renew", {"token": token_of(tab.user)}))["ok"]
-    expired = time.time() + 2
+    expired = time.time() + LASTS_S
     await eventually(lambda: time.time() > expired)
     assert (await tab.ask("balance:get"))["ok"]

@@ -17,9 +17,10 @@ import pytest
 
 from realtime.adapters.agora_tokens import describe
 from tests.contract.service import Browser, Pair, Pairs, Serve, Service, sql, told_of, verified
-from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID, Opens, Tab, eventually
+from tests.metering import meter_clock
+from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID, PATIENCE_S, Opens, Tab, eventually
 
-PERIOD_S, GRACE_S = 1, 4
+PERIOD_S, GRACE_S = 1, 60
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,7 @@ def service(serve: Serve) -> Iterator[Service]:
         instances=2,
         BILLING_PERIOD_SECONDS=PERIOD_S,
         CALL_GRACE_SECONDS=GRACE_S,
-        RING_TIMEOUT_SECONDS=2,
-        RECONNECT_GRACE_SECONDS=3,
+        RECONNECT_GRACE_SECONDS=4,
         RATE_LIMIT_TRUST_LEVELS='{"basic":100,"verified":100,"trusted":100,"vip":100}',
     ) as service:
         yield service
@@ -40,7 +40,7 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-async def ended(tab: Tab, call_id: str, timeout_s: float = 15) -> dict[str, Any]:
+async def ended(tab: Tab, call_id: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     [call] = await eventually(lambda: told_of(tab, "call:ended", call_id), timeout_s)
     return call
 
@@ -115,10 +115,15 @@ async def test_the_video_token_of_each_side_expires_a_grace_after_what_is_paid_i
         for number, push in enumerate(pushes[:3], 1 + (tab is two.caller and joined["call"]["periodsBilled"] - 1)):
             paid = first_paid + timedelta(seconds=number * PERIOD_S)
             expires_a_grace_after(paid.isoformat(), push["agora"])
+
+    async def paid_through() -> datetime:
+        answer = await browser.get(service, f"/api/v1/calls/{call_id}", user=two.callee.user)
+        return at(answer.json["call"]["paidThrough"])
+
+    before = await paid_through()
     renewed = await two.callee.ask("call:renew", {"callId": call_id})
-    call = (await browser.get(service, f"/api/v1/calls/{call_id}", user=two.callee.user)).json["call"]
-    late = abs(at(renewed["agora"]["expiresAt"]) - at(call["paidThrough"])).total_seconds() - GRACE_S
-    assert abs(late) <= PERIOD_S + 1, "a period may have been paid between the two"
+    grace = timedelta(seconds=GRACE_S)
+    assert before + grace <= at(renewed["agora"]["expiresAt"]) <= await paid_through() + grace
     await two.caller.ask("call:end", {"callId": call_id})
 
 
@@ -151,9 +156,10 @@ async def test_each_period_is_debited_once_by_its_key_while_two_instances_meter(
         assert call["tokensSpent"] == 10 * billed
         assert at(call["paidThrough"]) - at(call["startedAt"]) == timedelta(seconds=billed * PERIOD_S)
         assert at(call["endedAt"]) <= at(call["paidThrough"]), "no period was begun after the end"
-        updates = two.caller.told("balance:update")
         await eventually(lambda two=two, billed=billed: len(two.caller.told("balance:update")) == billed + 1)
-        assert [update["version"] for update in updates] == list(range(1, billed + 2))
+        # Two processes may publish what they committed in another order.
+        versions = sorted(update["version"] for update in two.caller.told("balance:update"))
+        assert versions == list(range(1, billed + 2))
 
 
 async def test_a_call_that_cannot_pay_its_next_period_ends_at_the_end_of_the_paid_one(
@@ -167,8 +173,8 @@ async def test_a_call_that_cannot_pay_its_next_period_ends_at_the_end_of_the_pai
     assert await browser.balance(service, two.caller.user) == 5
     assert (await ended(two.caller, call_id)) == call
     # Low when under two periods are left: after the first debit 15 are left, 5 after the second.
-    lows = two.caller.told("balance:low")
-    assert lows == [
+    lows = await eventually(lambda: (said := two.caller.told("balance:low")) and len(said) == 2 and said)
+    assert sorted(lows, key=lambda low: -low["balance"]) == [
         {"balance": 15, "periodsLeft": 1, "callId": call_id}, {"balance": 5, "periodsLeft": 0, "callId": call_id},
     ]  # fmt: skip
     assert not two.callee.told("balance:low")
@@ -176,16 +182,30 @@ async def test_a_call_that_cannot_pay_its_next_period_ends_at_the_end_of_the_pai
         assert (await two.callee.ask(f"call:{event}", {"callId": call_id}))["error"]["code"] == "call_ended"
 
 
+@pytest.fixture(scope="module")
+def patient(serve: Serve) -> Iterator[Service]:
+    """One whose periods pass when the meter's clock is moved, however long everything else takes."""
+    with serve(CALL_GRACE_SECONDS=3600) as service:
+        yield service
+        verified(service)
+
+
 async def test_topping_up_in_the_last_period_keeps_the_call_going(
-    service: Service, pair: Pairs, browser: Browser
+    patient: Service, pair: Pairs, browser: Browser
 ) -> None:
-    two = await pair(service, tokens=10)
+    two = await pair(patient, tokens=10)
     call_id = (await two.talk())["call"]["id"]
     await eventually(lambda: two.caller.told("balance:low"))
-    await browser.grant(service, two.caller.user, 20)
-    call = await ended(two.caller, call_id)
+    await browser.grant(patient, two.caller.user, 20)
+    async with meter_clock(patient.database_url) as move:
+        for ahead_s in (60, 120, 180):
+            await move(ahead_s)
+            if ahead_s < 180:
+                heard = 2 + 1 + ahead_s // 60  # the snapshot and the grant; the first period, and those since
+                await eventually(lambda heard=heard: len(two.caller.told("balance:update")) == heard)
+        call = await ended(two.caller, call_id)
     assert (call["endReason"], call["periodsBilled"]) == ("insufficient_funds", 3)
-    assert await browser.balance(service, two.caller.user) == 0
+    assert await browser.balance(patient, two.caller.user) == 0
 
 
 async def test_a_debit_is_split_between_callee_and_platform_without_losing_a_token(
@@ -215,10 +235,14 @@ async def test_a_debit_is_split_between_callee_and_platform_without_losing_a_tok
 
 
 async def test_a_call_nobody_answers_is_missed_and_costs_nothing(
-    service: Service, pair: Pairs, browser: Browser
+    patient: Service, pair: Pairs, browser: Browser
 ) -> None:
+    service = patient
     two = await pair(service)
-    call_id = (await two.ring())["id"]
+    async with meter_clock(service.database_url) as move:
+        await move(1_000)
+        call_id = (await two.ring())["id"]
+        await move(1_045)
     for tab in (two.caller, two.callee):
         call = await ended(tab, call_id)
         assert (call["status"], call["endReason"], call["periodsBilled"]) == ("ended", "missed", 0)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.service import Serve, Service, someone
-from tests.servers import Opens, Tab
+from tests.servers import Opens, Tab, eventually
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,7 @@ async def test_a_call_id_nobody_gave_is_not_found(service: Service, open_tab: Op
 
 async def test_an_event_nobody_knows_does_no_harm(service: Service, open_tab: Opens) -> None:
     tab = await open_tab(service.server, someone())
+    await eventually(lambda: tab.told("balance:update"))
     for name in ("nonsense", "call:nonsense", "", "*", "message", "__proto__", "call:start ", "x" * 10_000, "🦊"):
         await tab.client.emit(name, {"callId": "x"})
     # What the server says itself is not a client's to say.

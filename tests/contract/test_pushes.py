@@ -151,7 +151,9 @@ async def test_the_snapshot_is_the_first_thing_a_tab_hears_whatever_changes_whil
     tabs = [await open_tab(service.servers[number % 2], user) for number in range(20)]
     await granting
     for tab in tabs:
-        told = await eventually(lambda tab=tab: (told := tab.told("balance:update"))[-1]["version"] == 30 and told)
+        told = await eventually(
+            lambda tab=tab: (told := tab.told("balance:update")) and told[-1]["version"] == 30 and told
+        )
         assert [push["reason"] for push in told] == ["snapshot"] + ["grant"] * (len(told) - 1)
         newer = [push["version"] for push in told if push["version"] > told[0]["version"]]
         assert newer == list(range(told[0]["version"] + 1, 31)), "nothing is missing after the snapshot"
@@ -162,6 +164,7 @@ async def test_fifty_tabs_of_one_user_hear_the_same_in_the_same_order(
 ) -> None:
     user = someone("many")
     tabs = await asyncio.gather(*(open_tab(service.servers[number % 2], user) for number in range(50)))
+    await until_told(tabs, "balance:update")
     for tokens in range(1, 11):
         await browser.grant(service, user, tokens)
     for told in await until_told(tabs, "balance:update", 11):
@@ -197,6 +200,7 @@ async def test_users_whose_ids_look_alike_hear_nothing_of_each_other(
     ]
     names += [base.replace("a", "а", 1), base + "\u200b", "ｕser:" + base]
     tabs = [await open_tab(service.servers[number % 2], name) for number, name in enumerate(names)]
+    await until_told(tabs, "balance:update")
     for number, name in enumerate(names, 1):
         await browser.grant(service, name, number)
     for number, tab in enumerate(tabs, 1):
@@ -213,6 +217,7 @@ async def test_a_user_cannot_listen_in_a_room_by_being_named_like_it(
         await open_tab(service.server, name.format(call_id))
         for name in ("{}", "call:{}", "call:{}:caller", "call:{}:callee", two.caller.sid, f"user:{two.caller.user}")
     ]
+    await until_told(spies, "balance:update")
     await two.answer(call_id)
     await two.caller.ask("call:end", {"callId": call_id})
     await eventually(lambda: told_of(two.callee, "call:ended", call_id))

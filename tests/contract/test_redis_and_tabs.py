@@ -33,14 +33,15 @@ async def test_tabs_of_every_instance_get_a_snapshot_when_a_killed_redis_is_back
     try:
         servers = [await asyncio.to_thread(launch, REDIS_URL=redis.url) for _ in range(2)]
         tabs = [await open_tab(server, "ann") for server in servers]
-        await eventually(lambda: [snapshots(tab) for tab in tabs] == [1, 1])
+        await eventually(lambda: all(snapshots(tab) for tab in tabs))
         redis.kill()
         for server in servers:
             await becomes(browser, server, 503, "redis.sock")
+        told = [snapshots(tab) for tab in tabs]
         await redis.start()
         for server in servers:
             await becomes(browser, server, 200)
-        await eventually(lambda: all(snapshots(tab) > 1 for tab in tabs))
+        await eventually(lambda: all(snapshots(tab) > before for tab, before in zip(tabs, told, strict=True)))
         await browser.grant(servers[0], "ann", 70)
         for tab in tabs:
             await eventually(lambda tab=tab: tab.told("balance:update")[-1]["balance"] == 70)
@@ -62,8 +63,8 @@ async def test_a_process_that_has_gone_deaf_says_so_and_sends_snapshots_when_it_
         await browser.grant(other, "ann", 50)
         await becomes(browser, server, 503, "its own probe has not come back")
         await becomes(browser, server, 200)
-        await eventually(lambda: snapshots(tab) == 2)
-        assert [update["balance"] for update in tab.told("balance:update")] == [0, 50]
+        await eventually(lambda: snapshots(tab) >= 2)
+        assert {update["balance"] for update in tab.told("balance:update")[1:]} == {50}
         await browser.grant(other, "ann", 7)
         await eventually(lambda: tab.told("balance:update")[-1]["balance"] == 57)
         server.kill()  # before the cable goes, without which its drain would wait for Redis

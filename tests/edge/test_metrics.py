@@ -70,7 +70,7 @@ async def test_what_a_call_does_is_measured(
     assert found["callmeter_meter_batch_calls_sum"] == 3
     assert found["callmeter_meter_batch_duration_seconds_count"] == 3
     assert found["callmeter_meter_debit_lag_seconds_count"] == 3
-    assert 0 < found["callmeter_meter_debit_lag_seconds_sum"] < 3
+    assert found["callmeter_meter_debit_lag_seconds_sum"] > 0
     assert found["callmeter_socket_connects_total{outcome=ok}"] == 2
     assert found["callmeter_socket_events_total{event=call:start,outcome=ok}"] == 1
     assert found["callmeter_socket_events_total{event=call:start,outcome=invalid_payload}"] == 1

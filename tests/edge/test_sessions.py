@@ -222,7 +222,7 @@ async def test_a_user_has_several_sessions_and_ends_one(server: Server, http: ai
 
 async def test_a_session_ends_with_its_token(server: Server, http: aiohttp.ClientSession) -> None:
     browser = Browser(http, server)
-    await browser.sign_in("ann", exp=int(time.time()) + 2)
+    await browser.sign_in("ann", exp=int(time.time()) + 5)
 
     async def over() -> bool:
         return (await browser.ask("GET", "/api/v1/me")).status == 401

@@ -91,7 +91,10 @@ async def next_event(socket: Socket) -> list[Any]:
 # Who is sent what
 
 
-async def test_a_process_is_sent_only_what_is_for_rooms_it_has(node: Nodes, raw: Raw, redis_url: str) -> None:
+async def test_a_process_is_sent_only_what_is_for_rooms_it_has(
+    node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus, "PROBE_EVERY_S", 0.5)
     async with Cable(redis_url) as to_one, Cable(redis_url) as to_two, Cable(redis_url) as to_idle:
         one, two, idle, emitter = await node(to_one.url), await node(to_two.url), await node(to_idle.url), await node()
         ann, bob = await one.tab(raw, "user:ann"), await two.tab(raw, "user:bob")
@@ -277,7 +280,7 @@ async def test_no_message_on_redis_silences_the_listener(node: Nodes, raw: Raw, 
 async def test_a_process_that_is_subscribed_and_hears_nothing_says_so_and_subscribes_again(
     node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus, "DEAF_AFTER_S", 0.3)
+    monkeypatch.setattr(bus, "DEAF_AFTER_S", 1.5)
     async with Cable(redis_url) as cable:
         one, other = await node(cable.url), await node()
         tab = await one.tab(raw, "room")

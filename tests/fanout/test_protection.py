@@ -115,7 +115,7 @@ async def test_a_user_has_so_many_tabs_and_gets_them_back(serve_fanout: ServeFan
 
 @pytest.mark.parametrize("first_words", [b"", b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n"])
 async def test_a_connection_that_asks_nothing_is_dropped(serve_fanout: ServeFanout, first_words: bytes) -> None:
-    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=0.2))
+    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=1.0))
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
     writer.write(first_words)
     with contextlib.suppress(ConnectionResetError):
@@ -128,7 +128,7 @@ async def test_a_connection_that_asks_nothing_is_dropped(serve_fanout: ServeFano
 async def test_a_session_that_joins_no_namespace_is_dropped_by_either_transport(
     serve_fanout: ServeFanout, raw: Raw
 ) -> None:
-    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=0.3))
+    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=1.0))
     idle = await raw.open(server)
     sid = await raw.open_polling(server)
     assert await idle.closed() == 1008
@@ -226,12 +226,12 @@ async def expiring(serve_fanout: ServeFanout) -> Running:
         sio.on("auth:renew", renew)
 
     # Pings only after all is over.
-    return await serve_fanout(prepare, limits=Limits(expiry_grace_s=2.0))
+    return await serve_fanout(prepare, limits=Limits(expiry_grace_s=4.0))
 
 
 async def test_a_socket_whose_authentication_ran_out_is_told_and_then_dropped(expiring: Running, raw: Raw) -> None:
     socket = await raw.joined(expiring, auth={"for_s": 0.1})
-    assert await socket.hear() == '42["auth:expired",{"graceSeconds":2.0}]'
+    assert await socket.hear() == '42["auth:expired",{"graceSeconds":4.0}]'
     assert await socket.closed() == 1008
     assert expiring.drops("expired") == 1
 

@@ -87,7 +87,7 @@ async def test_a_handshake_that_is_none_closes_the_connection(server: Running, r
 
 
 async def test_a_connection_without_a_handshake_is_closed(serve_fanout: ServeFanout, raw: Raw) -> None:
-    server = await serve_fanout(conforming, limits=Limits(handshake_timeout_s=0.2))
+    server = await serve_fanout(conforming, limits=Limits(handshake_timeout_s=1.0))
     socket = await raw.open(server)
     await socket.closed()
     assert server.drops("handshake_timeout") == 1

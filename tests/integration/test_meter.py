@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,7 +20,7 @@ from realtime.services import jobs, kicks
 from realtime.services.kicks import Kicks
 from realtime.services.metering import Meter
 from tests.metering import ISSUER, Heard, a_meter, active_calls, grant, set_clock
-from tests.servers import ROOT, eventually
+from tests.servers import Server, eventually
 
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -77,7 +76,7 @@ async def test_two_meters_racing_over_500_calls_bill_each_period_once(pool: Any,
 
 @pytest.mark.timeout(300)
 async def test_a_meter_killed_20_times_in_mid_batch_loses_and_doubles_nothing(
-    pool: Any, conn: Any, database_url: str
+    pool: Any, conn: Any, database_url: str, tmp_path: Path
 ) -> None:
     calls, periods, seed = 500, 60, random.randrange(2**32)
     print("seed", seed)
@@ -88,22 +87,18 @@ async def test_a_meter_killed_20_times_in_mid_batch_loses_and_doubles_nothing(
         await eventually(lambda: _nothing_held(conn))
         before = await _billed(conn)
         async with pool.acquire() as holder, holder.transaction():
-            # Open for as long as Python takes to start, which may be longer than the pool lets a transaction idle.
+            # Open for as long as the meter takes to start, which may be longer than the pool lets a transaction idle.
             await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             # Every other batch finds an account held, so that it is seen half done when its meter is killed.
             if kill % 2:
                 await holder.execute("SELECT FROM accounts WHERE kind = 'platform_revenue' FOR UPDATE")
-            with subprocess.Popen(
-                [sys.executable, "-m", "tests.metering", database_url], cwd=ROOT, stdout=subprocess.PIPE
-            ) as process:
-                assert process.stdout is not None
-                await asyncio.to_thread(process.stdout.readline)
-                if kill % 2:
-                    await eventually(lambda: _in_mid_batch(conn))
-                else:
-                    await eventually(partial(_more_billed, conn, before))
-                    await asyncio.sleep(moment.uniform(0.0, 0.05))  # into some moment of the batch that follows
-                process.kill()
+            meter = Server(["-m", "tests.metering", database_url], {"PORT": "0"}, tmp_path / f"{kill}.log")
+            if kill % 2:
+                await eventually(lambda: _in_mid_batch(conn))
+            else:
+                await eventually(partial(_more_billed, conn, before))
+                await asyncio.sleep(moment.uniform(0.0, 0.05))  # into some moment of the batch that follows
+            meter.kill()
     assert 0 < await _billed(conn) < calls * periods, "the kills came in the middle of the work"
     await eventually(lambda: _nothing_held(conn))
     await meter_all(pool)

@@ -315,7 +315,7 @@ async def test_a_charge_of_a_payment_nobody_confirmed_is_not_credited_and_said_l
 async def test_a_refund_in_mid_call_ends_the_call_where_it_is_paid_to_and_what_was_spent_is_owed(
     launch_paying: LaunchPaying, stripe: Stripe, http: aiohttp.ClientSession, ledger: Ledger, open_tab: Any, order: str
 ) -> None:
-    buyer = launch_paying(BILLING_PERIOD_SECONDS=1, DEFAULT_RATE_TOKENS_PER_PERIOD=100, CALL_GRACE_SECONDS=5)
+    buyer = launch_paying(BILLING_PERIOD_SECONDS=1, DEFAULT_RATE_TOKENS_PER_PERIOD=100, CALL_GRACE_SECONDS=60)
     purchase_id, payment = await bought(buyer, stripe, 2000)
     ann, bob = await open_tab(buyer.server, "ann"), await open_tab(buyer.server, "bob")
     await eventually(lambda: ann.told("balance:update") and bob.told("balance:update"))
