@@ -298,7 +298,7 @@ async def test_a_socket_whose_token_has_run_out_does_nothing_but_renew(
 ) -> None:
     two = await pair(service)
     call = await two.ring()
-    tab = await open_tab(service.server, two.caller.user, role="admin", exp=int(time.time()) + 1)
+    tab = await open_tab(service.server, two.caller.user, role="admin", exp=int(time.time()) + 5)
 
     async def expired() -> bool:
         return code_of(await tab.ask("balance:get")) == "unauthenticated"

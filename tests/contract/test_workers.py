@@ -29,7 +29,7 @@ WORKERS = 4
 
 @pytest.fixture(scope="module")
 def service(serve: Serve) -> Iterator[Service]:
-    with serve(WORKERS=WORKERS, BILLING_PERIOD_SECONDS=1, DEFAULT_RATE_TOKENS_PER_PERIOD=10) as service:
+    with serve(WORKERS=WORKERS, BILLING_PERIOD_SECONDS=1, CALL_GRACE_SECONDS=120) as service:
         yield service
 
 
@@ -174,7 +174,8 @@ async def test_a_call_by_the_official_javascript_client_over_four_processes(
     assert (await callee.ask("call:end", {"callId": started["call"]["id"]}))["call"]["endReason"] == "hangup"
     for tab in (caller, callee_too):
         await eventually(lambda tab=tab: tab.told("call:ended"))
-    versions = [update["version"] for update in caller.told("balance:update")]
+    # Two processes may publish what they committed in another order.
+    versions = sorted(update["version"] for update in caller.told("balance:update"))
     assert versions == list(range(1, len(versions) + 1)), "none missed, none twice"
 
 

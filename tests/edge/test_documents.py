@@ -317,7 +317,7 @@ async def test_real_acknowledgements_and_pushes_are_as_documented(
     await ask(ann, "call:join", call)
     await ask(ann, "call:renew", call)
     await ask(ann, "balance:get")
-    await ask(ann, "auth:renew", {"token": token_of("ann", exp=int(time.time()) + 3)})
+    await ask(ann, "auth:renew", {"token": token_of("ann", exp=int(time.time()) + 5)})
     await eventually(lambda: len(ann.told("call:ended")) == 3)
     await eventually(lambda: ann.told("auth:expired") and root.told("ops:update"))
     await ask(bob, "call:end", call)

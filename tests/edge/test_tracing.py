@@ -128,7 +128,8 @@ async def test_a_statement_that_fails_is_marked(here: Here, http: aiohttp.Client
         await conn.execute("ALTER TABLE user_rates RENAME TO user_rates_away")
     answer = await http.get(f"{here.url}/api/v1/me", headers={"Authorization": f"Bearer {token_of('ann')}"})
     assert answer.status == 500
-    spans = await eventually(lambda: found if len(found := here.spans()) >= 2 else None)
+    await eventually(lambda: "GET /api/v1/me" in [span.name for span in here.spans()])
+    spans = here.spans()
     [statement] = [span for span in spans if span.name == "SELECT" and "user_rates" in span.attributes["db.query.text"]]
     assert statement.status.description == "UndefinedTableError"
     [root] = [span for span in spans if span.name == "GET /api/v1/me"]

@@ -16,7 +16,7 @@ async def test_ours_and_python_socketio_are_measured_side_by_side() -> None:
         sys.executable, *command, "--only", "ours", "--only", "stock",
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, shown = await asyncio.wait_for(process.communicate(), 100)
+    said, shown = await asyncio.wait_for(process.communicate(), 200)
     assert process.returncode == 0, shown.decode()
     figures = json.loads(said)
     assert set(figures["servers"]) == {"ours", "stock"}

@@ -26,7 +26,7 @@ async def load(url: str, *options: str) -> tuple[int, str, str]:
         sys.executable, "-m", "scripts.tabs", "--url", url, *options,
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, complained = await asyncio.wait_for(process.communicate(), 120)
+    said, complained = await asyncio.wait_for(process.communicate(), 200)
     assert process.returncode is not None
     return process.returncode, said.decode(), complained.decode()
 
