@@ -170,8 +170,8 @@ def configure(*, log_format: str, log_dir: str | None, role: str, worker: int | 
         file = _LossyFile(_file_of(path, name), maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
         file.setFormatter(as_json)
         handlers.append(file)
-    # Whoever has read a line on the console finds it in the file.
-    logging.basicConfig(handlers=[*handlers, console], level=logging.INFO, force=True)
+    handlers.append(console)  # the last: whoever has read a line there finds it in the file
+    logging.basicConfig(handlers=handlers, level=logging.INFO, force=True)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     for noisy in (
         "aiohttp.access",

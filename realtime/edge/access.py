@@ -79,7 +79,7 @@ def access(metrics: Metrics, tracing: Tracing) -> Any:
                 route=route,
                 status=answer.status,
                 ms=round(seconds * 1000, 1),
-                **{name: answer[name] for name in (CODE,) if name in answer},
+                **({"code": answer[CODE]} if CODE in answer else {}),
             )
         return answer
 

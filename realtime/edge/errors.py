@@ -47,7 +47,7 @@ STATUS: Mapping[type[errors.Refused], HTTPStatus] = {
     errors.SignatureInvalid: HTTPStatus.BAD_REQUEST,
 }
 
-CODE = "code"
+CODE = web.ResponseKey("code", str)
 
 HTTP_CODES = {
     HTTPStatus.NOT_FOUND: "not_found",
