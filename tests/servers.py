@@ -153,10 +153,12 @@ def launching(database_url: str, redis_url: str, log_dir: Path) -> Iterator[Laun
             server.wait_for('"event": "working"' if role == "worker" else '"event": "serving"')
         return server
 
-    yield start
-    for server in started:
-        if server.process.poll() is None:
-            server.stop()
+    try:
+        yield start
+    finally:  # a test that fails within a `with` leaves no process behind
+        for server in started:
+            if server.process.poll() is None:
+                server.stop()
 
 
 class Tab:
