@@ -28,6 +28,7 @@ class Books:
     bob: int
     closed: int
     cents: int
+    sales: int
     earlier: int
 
 
@@ -68,6 +69,7 @@ async def opened(url: str) -> dict[str, int]:
     ann, bob, closed = await store.ensure_accounts(db, [(owner, "wallet") for owner in ("ann", "bob", "cat")])
     granted = await store.platform_account(db, "granted_tokens")
     cents = await store.platform_account(db, "stripe_clearing")
+    sales = await store.platform_account(db, "token_sales")
     grants = [
         Journal(f"grant:{wallet}", TransactionType.GRANT, (debit(granted, tokens), credit(wallet, tokens)))
         for wallet, tokens in ((ann, 100), (bob, 45))
@@ -75,7 +77,7 @@ async def opened(url: str) -> dict[str, int]:
     await store.post(db, grants, actor="test")
     await db.execute("UPDATE accounts SET status = 'closed' WHERE id = $1", closed)
     await db.close()
-    return {"granted": granted, "ann": ann, "bob": bob, "closed": closed, "cents": cents}
+    return {"granted": granted, "ann": ann, "bob": bob, "closed": closed, "cents": cents, "sales": sales}
 
 
 @pytest.fixture
@@ -231,6 +233,42 @@ def test_a_statement_of_entries_is_refused_for_what_its_journals_must_not_do(boo
     with pytest.raises(psycopg.Error) as refused:
         write(replace(books, **stand_ins), ids, entries)
     assert refused.value.sqlstate == sqlstate
+
+
+def test_of_several_journals_that_do_not_balance_the_first_is_named(books: Books) -> None:
+    ids = journals(books, 2, whole=2)
+    with pytest.raises(psycopg.Error, match=f"journal {ids[0]} does not sum to zero: -1 TOKEN"):
+        write(books, ids, REFUSED["two that do only together"][1])
+
+
+def test_a_journal_whose_entries_come_in_two_statements_is_looked_at_and_audited_once_when_it_commits(
+    books: Books,
+) -> None:
+    """Each statement may be of two units and balance in neither; also where the journal says how many there will be."""
+    for number, whole in enumerate((None, 4)):
+        (made,) = journals(books, 1, whole=whole)
+        write(
+            books,
+            [made],
+            (Entry(0, "cents", 5, 5 + 5 * number, 1 + number), Entry(0, "ann", -5, 105 + 5 * number, 2 + number)),
+        )
+        write(
+            books,
+            [made],
+            (Entry(0, "sales", -5, 5 + 5 * number, 1 + number), Entry(0, "granted", 5, 155 + 5 * number, 4 + number)),
+        )
+        commit(books)
+        rows = books.conn.execute("SELECT count(*) FROM financial_audit_log WHERE %s = ANY (journal_ids)", [made])
+        assert rows.fetchall() == [(1,)]
+        books.conn.execute("SET CONSTRAINTS ALL DEFERRED")
+
+
+def test_a_journal_that_says_it_has_three_entries_does_not_commit_with_two(books: Books) -> None:
+    (made,) = journals(books, 1, whole=3)
+    write(books, [made], RIGHT[:2])
+    with pytest.raises(psycopg.Error, match=f"journal {made} has 2 entries") as refused:
+        commit(books)
+    assert refused.value.sqlstate == "LG001"
 
 
 def test_a_committed_journal_takes_no_more_entries(books: Books) -> None:

@@ -146,6 +146,7 @@ BOTH = {
     "zero, and a closed account": ("bad", [("cat", 0), ("ann", 1)], Outcome.INVALID_AMOUNT),
     "nobody's, and a closed account": ("bad", [("cat", 1), ("nobody", -1)], Outcome.UNKNOWN_ACCOUNT),
     "nobody's, and short": ("bad", [("ann", 101), ("nobody", -101)], Outcome.UNKNOWN_ACCOUNT),
+    "closed, and one opened later": ("bad", [("cat", 1), ("dan", -1)], Outcome.CLOSED_ACCOUNT),
     "closed, and two units": ("bad", [("cents", 1), ("cat", -1)], Outcome.CLOSED_ACCOUNT),
     "closed, and one side short": ("bad", [("ann", 1), ("cat", -2)], Outcome.CLOSED_ACCOUNT),
     "closed, and more than there is": ("bad", [("ann", 101), ("cat", -101)], Outcome.CLOSED_ACCOUNT),
@@ -170,7 +171,13 @@ BOTH = {
 
 
 async def test_what_is_wrong_in_two_ways_is_told_by_the_first_of_them(db: asyncpg.Connection, books: Books) -> None:
-    accounts = {**vars(books), "nobody": 999_999, "revenue": await store.platform_account(db, "platform_revenue")}
+    (dan,) = await store.ensure_accounts(db, [("dan", "wallet")])
+    accounts = {
+        **vars(books),
+        "dan": dan,
+        "nobody": 999_999,
+        "revenue": await store.platform_account(db, "platform_revenue"),
+    }
     journals = [
         Journal(key, TransactionType.ADJUSTMENT, tuple(Leg(accounts[name], amount) for name, amount in legs))
         for key, legs, _ in BOTH.values()
