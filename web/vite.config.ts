@@ -1,5 +1,5 @@
 import react from "@vitejs/plugin-react";
-import { defineConfig } from "vitest/config";
+import { defineConfig } from "vite";
 
 const server = process.env["CALLMETER_URL"] ?? "http://127.0.0.1:8080";
 
@@ -24,5 +24,4 @@ export default defineConfig({
       ]),
     ),
   },
-  test: { environment: "happy-dom", include: ["test/**/*.test.{ts,tsx}"], restoreMocks: true },
 });
