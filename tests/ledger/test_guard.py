@@ -260,6 +260,7 @@ def test_a_journal_whose_entries_come_in_two_statements_is_looked_at_and_audited
         commit(books)
         rows = books.conn.execute("SELECT count(*) FROM financial_audit_log WHERE %s = ANY (journal_ids)", [made])
         assert rows.fetchall() == [(1,)]
+        assert books.conn.execute("SELECT count(*) FROM journals_unfinished").fetchall() == [(0,)]
         books.conn.execute("SET CONSTRAINTS ALL DEFERRED")
 
 
