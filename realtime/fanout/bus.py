@@ -278,6 +278,7 @@ class Bus:
             self._publisher = link
             if self._losing:
                 self._losing = False
+                log.info("messages reach other processes again; every tab is told where it stands")
                 self.publish([self.channels.everybody], GAP, b"")
             self._flush()
             await link.lost
