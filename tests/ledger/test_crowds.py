@@ -133,10 +133,10 @@ async def test_no_plan_of_posting_loops_over_the_batch_and_one_serves_every_size
     revenue = await store.platform_account(db, "platform_revenue")
     await db.execute("ANALYZE")
 
-    def batch(size: int) -> list[Journal]:
+    def batch(size: int, turn: int = 0) -> list[Journal]:
         return [
             Journal(
-                f"{size}:{number}",
+                f"{size}:{turn}:{number}",
                 TransactionType.ADJUSTMENT,
                 (debit(ids[number % 40], 3), credit(ids[(number + 1) % 40], 2), credit(revenue, 1)),
             )
@@ -146,7 +146,13 @@ async def test_no_plan_of_posting_loops_over_the_batch_and_one_serves_every_size
     conn = await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg())
     try:
         first_plans = await plans_of(conn, batch(first))
-        later = await plans_of(conn, batch(200)) + await plans_of(conn, batch(2))
+        # News of others, such as an autovacuum's, makes the server forget kept plans: it makes good ones again, and not
+        # every time.
+        for turn in range(1, 11):
+            later = await plans_of(conn, batch(200, turn)) + await plans_of(conn, batch(2, turn))
+            assert all({"Nested Loop", "Seq Scan"}.isdisjoint(plan) for plan in later)
+            if not later:
+                break
     finally:
         await conn.close()
     nodes = {node for plan in first_plans for node in plan}
