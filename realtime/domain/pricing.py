@@ -32,14 +32,13 @@ def used_tokens(rate_tokens_per_period: int, period_s: int, used_s: float) -> in
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """What goes back to the caller when the last period was not used up: taken from earnings and from the fee."""
+    """What goes back to the caller when the last period was not used up; what is not from earnings is from the fee."""
 
     tokens: int
     from_earnings_tokens: int
-    from_fee_tokens: int
 
 
-NOTHING_UNUSED = Unused(0, 0, 0)
+NOTHING_UNUSED = Unused(0, 0)
 
 
 def unused(rate_tokens_per_period: int, fee_percent: int, period_s: int, used_s: float) -> Unused:
@@ -53,5 +52,4 @@ def unused(rate_tokens_per_period: int, fee_percent: int, period_s: int, used_s:
     return Unused(
         tokens=rate_tokens_per_period - used,
         from_earnings_tokens=paid_split.earnings_tokens - used_split.earnings_tokens,
-        from_fee_tokens=paid_split.fee_tokens - used_split.fee_tokens,
     )

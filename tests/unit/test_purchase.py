@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from realtime.domain.purchase import (
     Reversal,
     Status,
     decide,
+    diagram,
     reversal,
     shares,
     tokens_for,
@@ -159,3 +161,8 @@ async def test_the_database_allows_the_tables_moves_and_no_other(db: Any) -> Non
             assert getattr(error, "sqlstate", None) == "CM301", error  # noqa: PT017
             allowed = False
         assert allowed == ((before, after) in moves), (before, after)
+
+
+def test_the_diagram_in_the_documentation_is_the_table() -> None:
+    architecture = Path(__file__).parents[2] / "docs" / "architecture.md"
+    assert diagram() in architecture.read_text()
