@@ -197,7 +197,7 @@ def diagram() -> str:
     for status, events in TRANSITIONS.items():
         for event, (target, _) in events.items():
             lines.append(f"    {status} --> {target}: {event}")
-    lines.append("    succeeded --> [*]")
+    lines += [f"    {status} --> [*]" for status in Status if status.finished]
     return "\n".join(lines)
 
 

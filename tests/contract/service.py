@@ -92,7 +92,7 @@ class Browser:
         return await self.request(server, "PUT", path, **options)
 
     async def grant(self, server: Server | Service, user: str, tokens: int) -> None:
-        """Each grant by an admin of its own, so that no admin meets the limit of money operations."""
+        """Each grant by an admin of its own."""
         answer = await self.post(
             server, "/api/v1/admin/grants", user=someone("admin"), claims={"role": "admin"},
             json={"userId": user, "tokens": tokens, "reason": "test"}, headers={"Idempotency-Key": str(uuid4())},

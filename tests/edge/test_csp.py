@@ -95,6 +95,7 @@ async def test_report_only_breaks_nothing_and_reports_elsewhere(launch: Launch, 
     assert "Content-Security-Policy" not in answer.headers
     policy = parsed(answer.headers["Content-Security-Policy-Report-Only"])
     assert policy["report-uri"] == ["https://reports.example.com/csp"]
+    assert answer.headers["Reporting-Endpoints"] == 'csp="https://reports.example.com/csp"'
     api = await http.get(f"{server.url}/health")
     assert api.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
