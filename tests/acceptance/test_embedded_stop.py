@@ -89,3 +89,14 @@ def test_a_data_directory_that_has_served_is_never_made_anew(home: Path) -> None
     (data / "kept").touch()
     with EmbeddedPostgres(data):
         assert (data / "kept").exists()
+
+
+def test_a_data_directory_that_cannot_be_made_is_said_in_one_line(home: Path) -> None:
+    (home / ".data/postgres").mkdir(parents=True)
+    (home / ".data/postgres/somebody's").touch()
+    server = _started(home)
+    said, _ = server.communicate(timeout=60)
+    assert server.returncode == 1
+    [line] = said.splitlines()
+    assert line.startswith("callmeter: embedded PostgreSQL did not start: initdb: error: directory ")
+    assert line.endswith("exists but is not empty")
