@@ -108,9 +108,7 @@ class StartFailed(Exception):
 
 def _met(met: BaseException | str) -> str:
     match met:
-        case OSError(errno=int(number), filename=None) if (
-            number > 0
-        ):
+        case OSError(errno=int(number), filename=None) if number > 0:
             return os.strerror(number)
     return str(met) or type(met).__name__
 

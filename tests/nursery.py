@@ -11,6 +11,7 @@ ends with its input, and what it started with it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import itertools
@@ -54,8 +55,9 @@ class Started:
         return code
 
     def send_signal(self, number: int) -> None:
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and its end is not told yet
+            if self.returncode is None:
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -156,6 +158,7 @@ def tell(**facts: int) -> None:
 def become(request: dict[str, Any]) -> None:
     """What a process started by a command would find."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests are run with nohup
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for fd, to in ((0, os.open(NULL, os.O_RDONLY)), (1, log), (2, log)):
         os.dup2(to, fd)

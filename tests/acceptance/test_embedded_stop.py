@@ -20,11 +20,17 @@ from tests.servers import ROOT, free_port
 def _started(home: Path) -> subprocess.Popen[str]:
     keep = ("PATH", "HOME", "LANG", "XDG_RUNTIME_DIR")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
-    return subprocess.Popen(
-        [sys.executable, "-m", "realtime", "--migrate"], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment | {"PYTHONPATH": str(ROOT), "PORT": str(free_port()), "LOG_FORMAT": "json"}, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    # What is ignored here, as SIGHUP under nohup, would be ignored there.
+    ours = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "realtime", "--migrate"], cwd=home, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env=environment | {"PYTHONPATH": str(ROOT), "PORT": str(free_port()), "LOG_FORMAT": "json"},
+        )  # fmt: skip
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def _until(process: subprocess.Popen[str], said: str) -> None:

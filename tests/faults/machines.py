@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -36,6 +37,11 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # a server process whose connection has ended meanwhile
+        os.kill(pid, number)
 
 
 class PostgreSQL:
@@ -95,12 +101,12 @@ class PostgreSQL:
         """Freeze it with everybody it serves, as a machine that hangs."""
         assert self._process is not None
         for pid in (self._process.pid, *_children(self._process.pid)):
-            os.kill(pid, signal.SIGSTOP)
+            _signal(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         assert self._process is not None
         for pid in (*_children(self._process.pid), self._process.pid):
-            os.kill(pid, signal.SIGCONT)
+            _signal(pid, signal.SIGCONT)
 
     def copy(self, from_url: str, to_url: str) -> None:
         """As a backup is taken and restored, with PostgreSQL's own programs."""
