@@ -14,6 +14,7 @@ from ledger.database_url import DatabaseUrl
 from ledger.journals import Journal, Outcome, TransactionType, credit, debit
 from ledger.verify import prove
 from scripts.benchmarks.harness import plans
+from tests.servers import eventually
 
 WRITERS = 16
 ACCOUNTS = 20
@@ -66,6 +67,36 @@ async def test_16_writers_on_20_accounts_never_deadlock_and_lose_nothing(
     total, least = await db.fetchrow("SELECT sum(balance), min(balance) FROM accounts WHERE kind = 'wallet'")
     assert (total, least >= 0) == (ACCOUNTS * 100, True)
     assert_proved(database_url)
+
+
+async def test_accounts_are_locked_in_the_order_of_their_ids_wherever_their_rows_lie(
+    db: asyncpg.Connection, database_url: str
+) -> None:
+    first, second, third = ids = await wallets(db, 3, 100)
+    await db.execute(
+        "CREATE INDEX backwards ON accounts ((-id)); CLUSTER accounts USING backwards; DROP INDEX backwards"
+    )
+    holder, poster = [await asyncpg.connect(**DatabaseUrl.parse(database_url).for_asyncpg()) for _ in range(2)]
+    try:
+        await poster.execute("SET enable_indexscan = off")  # else the index brings the rows in order anyway
+        async with holder.transaction():
+            await holder.execute("SELECT FROM accounts WHERE id = $1 FOR UPDATE", second)
+            legs = (debit(third, 2), credit(second, 1), credit(first, 1))
+            posting = asyncio.create_task(
+                store.post(poster, [Journal("all", TransactionType.ADJUSTMENT, legs)], actor="test")
+            )
+
+            async def waits() -> bool:
+                asked = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
+                return bool(await db.fetchval(asked, poster.get_server_pid()))
+
+            await eventually(waits)
+            free = await db.fetch("SELECT id FROM accounts WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED", ids)
+            assert [row["id"] for row in free] == [third], "the first is held while the second is waited for"
+        assert [one.outcome for one in await posting] == [Outcome.POSTED]
+    finally:
+        await poster.close()
+        await holder.close()
 
 
 async def test_the_same_keys_from_every_writer_at_once_are_posted_once(
