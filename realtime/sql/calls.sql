@@ -1,4 +1,5 @@
--- Queries on calls. Times come from meter_now(), the one clock of metering.
+-- Queries on calls. Times come from meter_now(), the one clock of metering. It goes on while a statement runs: where rows are
+-- looked for by it, it is asked first, in a query of its own; else each row would be, and no index.
 
 -- name: now
 -- The clock of metering.
@@ -72,7 +73,7 @@ FROM bill_calls(1, ARRAY[$1::uuid]) b;
 
 -- name: due
 -- The calls whose next period has started, longest due first.
-SELECT id FROM calls WHERE status = 'active' AND paid_through <= meter_now() ORDER BY paid_through LIMIT $1;
+SELECT id FROM calls WHERE status = 'active' AND paid_through <= (SELECT meter_now()) ORDER BY paid_through LIMIT $1;
 
 -- name: next_due_in_s
 -- Seconds until the next period of any active call starts; negative if it has.
@@ -80,13 +81,13 @@ SELECT EXTRACT(EPOCH FROM min(paid_through) - meter_now())::float8 FROM calls WH
 
 -- name: overdue_rings
 -- Calls that have rung out.
-SELECT id FROM calls WHERE status = 'ringing' AND ring_expires_at <= meter_now() ORDER BY ring_expires_at LIMIT $1;
+SELECT id FROM calls WHERE status = 'ringing' AND ring_expires_at <= (SELECT meter_now()) ORDER BY ring_expires_at LIMIT $1;
 
 -- name: overdue_absences
 -- Calls one side of which has been gone for longer than the grace.
 SELECT id, caller_id, callee_id FROM calls
 WHERE status <> 'ended' AND (caller_absent_since IS NOT NULL OR callee_absent_since IS NOT NULL)
-    AND least(caller_absent_since, callee_absent_since) <= meter_now() - $1 * interval '1 second'
+    AND least(caller_absent_since, callee_absent_since) <= (SELECT meter_now() - $1 * interval '1 second')
 ORDER BY least(caller_absent_since, callee_absent_since) LIMIT $2;
 
 -- name: absences

@@ -8,12 +8,12 @@ SELECT (SELECT count(*) FROM calls WHERE status = 'ringing') AS ringing,
 -- name: due_lag_s
 -- How long the period that has been due longest has been waiting for a meter, in seconds; 0 if none is due.
 SELECT coalesce(EXTRACT(EPOCH FROM meter_now() - min(paid_through)), 0)::float8
-FROM calls WHERE status = 'active' AND paid_through <= meter_now();
+FROM calls WHERE status = 'active' AND paid_through <= (SELECT meter_now());
 
 -- name: recent_debits
 -- How many periods were debited in the last seconds, by whichever instance: journal ids are ordered by time.
 SELECT count(*) FROM journals
-WHERE id >= ledger_id_at(clock_timestamp() - $1 * interval '1 second') AND type = 'call_debit';
+WHERE id >= ledger_id_at(statement_timestamp() - $1 * interval '1 second') AND type = 'call_debit';
 
 -- name: trial_balance
 -- What all accounts of each kind hold, each on its normal side, and which side that is.
