@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
-import pytest
-
-from ledger.database_url import DatabaseUrl
 from tests.contract.service import Browser, Pairs, Serve, refused
-from tests.faults.lines import Line, Lines
+from tests.faults.lines import Line
 from tests.servers import Server, eventually
 
 SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_of_ours"}
@@ -24,16 +19,6 @@ OUTAGE = {
     "jobs wait for PostgreSQL": "jobs run again",
 }
 """What is said of a database that has gone, each once, and of its return."""
-
-
-@pytest.fixture
-def line(postgres_server_url: str) -> Iterator[Line]:
-    """A line to PostgreSQL."""
-    with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
-        host, port = connection.info.host, connection.info.port
-    lines = Lines()
-    yield lines.to(port, host)
-    lines.close()
 
 
 def said(server: Server, after: int = 0) -> list[dict[str, Any]]:

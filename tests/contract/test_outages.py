@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
-import pytest
 import redis
 
-from ledger.database_url import DatabaseUrl
 from tests.contract.service import Browser, Pairs, Serve, Service, refused, someone, sql, told_of, verified
-from tests.faults.lines import Line, Lines
+from tests.faults.lines import Line
 from tests.metering import meter_clock
 from tests.servers import PATIENCE_S, Opens, Server, eventually
 
@@ -162,16 +158,6 @@ async def test_with_redis_gone_calls_go_on_being_metered_and_readiness_says_so(
 
 
 # PostgreSQL behind a line that can be cut.
-
-
-@pytest.fixture
-def line(postgres_server_url: str) -> Iterator[Line]:
-    """A line to PostgreSQL."""
-    with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
-        host, port = connection.info.host, connection.info.port
-    lines = Lines()
-    yield lines.to(port, host)
-    lines.close()
 
 
 async def test_with_postgresql_cut_off_everything_answers_unavailable_and_goes_on_when_it_is_back(
