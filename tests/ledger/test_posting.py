@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import asyncpg
@@ -193,12 +195,19 @@ async def test_a_key_with_another_type_or_other_details_is_reused(db: asyncpg.Co
     assert [posting.outcome for posting in postings] == [Outcome.KEY_REUSED, Outcome.KEY_REUSED, Outcome.DUPLICATE]
 
 
-async def test_ids_of_an_account_grow_when_the_clock_is_set_back_and_the_sequence_wraps(db: asyncpg.Connection) -> None:
+@asynccontextmanager
+async def an_hour_ahead(db: asyncpg.Connection) -> AsyncIterator[None]:
+    """The ids' clock while the block runs; after it the clock has been set back."""
     clock = await db.fetchval("SELECT pg_get_functiondef('ledger_id_at'::regproc)")
     await db.execute(clock.replace("epoch FROM p_at)", "epoch FROM p_at + interval '1 hour')"))
-    await db.execute("SELECT setval('journal_id_low', 4194300)")
-    ann = await grant(db, "ann", 10)
+    yield
     await db.execute(clock)
+
+
+async def test_ids_of_an_account_grow_when_the_clock_is_set_back_and_the_sequence_wraps(db: asyncpg.Connection) -> None:
+    async with an_hour_ahead(db):
+        await db.execute("SELECT setval('journal_id_low', 4194300)")
+        ann = await grant(db, "ann", 10)
     await db.execute("SELECT setval('journal_id_low', 4194302)")
     for tokens in (11, 12, 13):
         await grant(db, "ann", tokens)
@@ -208,11 +217,9 @@ async def test_ids_of_an_account_grow_when_the_clock_is_set_back_and_the_sequenc
 
 async def test_an_id_that_would_be_the_accounts_last_is_of_the_next_millisecond(db: asyncpg.Connection) -> None:
     """The clock is set back, and the sequence comes to the very number it had."""
-    clock = await db.fetchval("SELECT pg_get_functiondef('ledger_id_at'::regproc)")
-    await db.execute(clock.replace("epoch FROM p_at)", "epoch FROM p_at + interval '1 hour')"))
-    await db.execute("SELECT setval('journal_id_low', 1000)")
-    ann = await grant(db, "ann", 10)
-    await db.execute(clock)
+    async with an_hour_ahead(db):
+        await db.execute("SELECT setval('journal_id_low', 1000)")
+        ann = await grant(db, "ann", 10)
     await db.execute("SELECT setval('journal_id_low', 1000)")
     await grant(db, "ann", 11)
     first, second = await db.fetch("SELECT journal_id FROM entries WHERE account_id = $1 ORDER BY version", ann)
