@@ -317,15 +317,7 @@ class Calls:
         ended = done.call
         if done.settlement is not None:
             news += self._news_of_settled(done, back)
-        log.info(
-            "call ended",
-            call_id=str(ended.id),
-            caller=ended.caller_id,
-            callee=ended.callee_id,
-            reason=ended.end_reason,
-            periods_billed=ended.periods_billed,
-            tokens_spent=ended.tokens_spent,
-        )
+        log_ended(ended)
         news += pushes.ended(ended)
         return ended
 
@@ -378,6 +370,19 @@ class Calls:
 def _is_due(call: Call, now: datetime) -> bool:
     assert call.paid_through is not None
     return call.paid_through <= now
+
+
+def log_ended(call: Call) -> None:
+    """The line an operator finds an ended call by, whoever ended it."""
+    log.info(
+        "call ended",
+        call_id=str(call.id),
+        caller=call.caller_id,
+        callee=call.callee_id,
+        reason=call.end_reason,
+        periods_billed=call.periods_billed,
+        tokens_spent=call.tokens_spent,
+    )
 
 
 def news_of_billed(billed: Billed, issuer: TokenIssuer, now: datetime) -> list[Push]:

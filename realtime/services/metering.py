@@ -24,7 +24,7 @@ from realtime.adapters.calls_store import PutOutJob
 from realtime.adapters.postgres import STATEMENT_REFUSED, UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
-from realtime.services.calls import BillingObserver, Calls, Transactions, Unobserved, news_of_billed
+from realtime.services.calls import BillingObserver, Calls, Transactions, Unobserved, log_ended, news_of_billed
 from realtime.services.outages import Outage
 from realtime.services.pushes import Push, Pushes, TokenIssuer
 
@@ -130,15 +130,7 @@ class Meter:
             self._observer.billed(one.outcome)
             news += news_of_billed(one, self._issuer, now)
             if one.call.status is Status.ENDED:
-                log.info(
-                    "call ended",
-                    call_id=str(one.call.id),
-                    caller=one.call.caller_id,
-                    callee=one.call.callee_id,
-                    reason=one.call.end_reason,
-                    periods_billed=one.call.periods_billed,
-                    tokens_spent=one.call.tokens_spent,
-                )
+                log_ended(one.call)
         await self._out.emit_many(news)
         self._observer.meter_batch(
             size=len(billed), seconds=time.perf_counter() - started, lag_s=max(_lag_s(one, now) for one in billed)
