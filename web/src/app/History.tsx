@@ -1,9 +1,10 @@
 /** Every call and every token, newest first. */
-import { PhoneIncoming, PhoneMissed, PhoneOutgoing } from "lucide-react";
+import { mdiPhoneIncoming, mdiPhoneMissed, mdiPhoneOutgoing } from "@mdi/js";
 import { Fragment, useState, type ReactNode } from "react";
 import { useCallHistory, useCallMeter, useTransactions, type Call, type Transaction } from "../client";
 import { otherOf } from "./call/otherOf";
 import { clockTime, count, dayOf, duration, signed } from "./format";
+import { Icon } from "./Icon";
 import { PageHead } from "./PageHead";
 import { endReasons, sentence, transactionNames } from "./sentences";
 
@@ -44,11 +45,11 @@ export function CallRow({ call, userId }: { call: Call; userId: string }) {
   const { startedAt, endedAt, endReason, tokensSpent } = call;
   const at = startedAt ?? endedAt;
   const seconds = startedAt && endedAt ? (Date.parse(endedAt) - Date.parse(startedAt)) / 1000 : undefined;
-  const Icon = startedAt === null && !mine ? PhoneMissed : mine ? PhoneOutgoing : PhoneIncoming;
+  const path = startedAt === null && !mine ? mdiPhoneMissed : mine ? mdiPhoneOutgoing : mdiPhoneIncoming;
   return (
     <li className="entry">
       <span className="entry-icon">
-        <Icon size={18} aria-hidden="true" />
+        <Icon path={path} size={18} />
         <span className="hidden">{mine ? "Outgoing" : "Incoming"}</span>
       </span>
       <div className="entry-text">

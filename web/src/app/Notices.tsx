@@ -1,6 +1,7 @@
 /** Short messages that come and go by themselves, read out by screen readers. */
-import { X } from "lucide-react";
+import { mdiClose } from "@mdi/js";
 import { createContext, use, useCallback, useMemo, useRef, useState, type ReactNode } from "react";
+import { Icon } from "./Icon";
 
 interface Notice {
   id: number;
@@ -36,7 +37,7 @@ export function Notices({ children }: { children: ReactNode }) {
           <p key={id} className={`notice ${tone}`}>
             <span>{text}</span>
             <button type="button" className="icon-button" aria-label="Dismiss" onClick={() => dismiss(id)}>
-              <X size={16} aria-hidden="true" />
+              <Icon path={mdiClose} size={16} />
             </button>
           </p>
         ))}

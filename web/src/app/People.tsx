@@ -1,10 +1,11 @@
 /** Who can be called now, what it costs, and what one has for it. */
-import { Phone, Search } from "lucide-react";
+import { mdiMagnify, mdiPhone } from "@mdi/js";
 import { useState } from "react";
 import { useCall, useCallMeter, useOnlineUsers, useTokenBalance, type OnlineUser } from "../client";
 import { Avatar } from "./Avatar";
 import { useAction } from "./call/useAction";
 import { rate } from "./format";
+import { Icon } from "./Icon";
 import { PageHead } from "./PageHead";
 import { sentence } from "./sentences";
 import { useBuyTokens } from "./wallet/BuyTokens";
@@ -26,7 +27,7 @@ export function People() {
         <PageHead title="People">
           <label className="search">
             <span className="hidden">Search people</span>
-            <Search size={18} aria-hidden="true" />
+            <Icon path={mdiMagnify} size={18} />
             <input
               type="search"
               placeholder="Search"
@@ -114,7 +115,7 @@ function CallButton({ userId, disabled }: { userId: string; disabled: boolean })
       disabled={disabled || busy}
       onClick={() => run(() => call.start(userId))}
     >
-      <Phone size={18} aria-hidden="true" />
+      <Icon path={mdiPhone} size={18} />
       <span>Call</span>
     </button>
   );

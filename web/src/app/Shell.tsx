@@ -1,9 +1,20 @@
 /** The frame around every page: where one can go, what one has, whether the line is up. */
-import { ChartNoAxesCombined, Coins, HandCoins, History, LogOut, Moon, Sun, SunMoon, Users } from "lucide-react";
+import {
+  mdiAccountMultipleOutline,
+  mdiCircleMultipleOutline,
+  mdiFinance,
+  mdiHandCoinOutline,
+  mdiHistory,
+  mdiLogout,
+  mdiThemeLightDark,
+  mdiWeatherNight,
+  mdiWhiteBalanceSunny,
+} from "@mdi/js";
 import { useState, type ReactNode } from "react";
 import { Link, useRoute } from "wouter";
 import { useCallMeter, useConnection, useTokenBalance } from "../client";
 import { count } from "./format";
+import { Icon } from "./Icon";
 import { Logo } from "./Logo";
 import { useNotify } from "./Notices";
 import { sentence } from "./sentences";
@@ -22,12 +33,10 @@ export function Shell({ children }: { children: ReactNode }) {
           <Logo />
         </Link>
         <nav className="nav" aria-label="Main">
-          <NavLink href="/" icon={<Users aria-hidden="true" />} text="People" />
-          <NavLink href="/history" icon={<History aria-hidden="true" />} text="History" />
-          <NavLink href="/earnings" icon={<HandCoins aria-hidden="true" />} text="Earnings" />
-          {session.role === "admin" && (
-            <NavLink href="/ops" icon={<ChartNoAxesCombined aria-hidden="true" />} text="Operations" />
-          )}
+          <NavLink href="/" icon={<Icon path={mdiAccountMultipleOutline} />} text="People" />
+          <NavLink href="/history" icon={<Icon path={mdiHistory} />} text="History" />
+          <NavLink href="/earnings" icon={<Icon path={mdiHandCoinOutline} />} text="Earnings" />
+          {session.role === "admin" && <NavLink href="/ops" icon={<Icon path={mdiFinance} />} text="Operations" />}
         </nav>
         <div className="bar-end">
           <BalanceButton />
@@ -59,16 +68,16 @@ function BalanceButton() {
   const known = data ? count(data.balance) : "–";
   return (
     <button type="button" className="balance-button" onClick={() => buy()} aria-label={`${known} tokens. Buy tokens`}>
-      <Coins size={18} aria-hidden="true" />
+      <Icon path={mdiCircleMultipleOutline} size={18} />
       <span data-testid="balance">{known}</span>
     </button>
   );
 }
 
 const themes: Record<Theme, { next: Theme; icon: ReactNode; name: string }> = {
-  auto: { next: "light", icon: <SunMoon size={18} aria-hidden="true" />, name: "as the device" },
-  light: { next: "dark", icon: <Sun size={18} aria-hidden="true" />, name: "light" },
-  dark: { next: "auto", icon: <Moon size={18} aria-hidden="true" />, name: "dark" },
+  auto: { next: "light", icon: <Icon path={mdiThemeLightDark} size={18} />, name: "as the device" },
+  light: { next: "dark", icon: <Icon path={mdiWhiteBalanceSunny} size={18} />, name: "light" },
+  dark: { next: "auto", icon: <Icon path={mdiWeatherNight} size={18} />, name: "dark" },
 };
 
 function ThemeButton() {
@@ -101,7 +110,7 @@ function SignOutButton() {
       aria-label={`Sign out ${session.userId}`}
       onClick={() => void sessions.signOut().catch((error: unknown) => notify(sentence(error), "bad"))}
     >
-      <LogOut size={18} aria-hidden="true" />
+      <Icon path={mdiLogout} size={18} />
     </button>
   );
 }

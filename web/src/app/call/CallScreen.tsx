@@ -1,8 +1,9 @@
 /** The call this tab carries: both pictures, the meter running, and what a person can do about either. */
-import { Mic, MicOff, Phone, Plus, Video, VideoOff, Volume2 } from "lucide-react";
+import { mdiMicrophone, mdiMicrophoneOff, mdiPhone, mdiPlus, mdiVideo, mdiVideoOff, mdiVolumeHigh } from "@mdi/js";
 import { useEffect, useRef, type ReactNode } from "react";
 import { useCallMeter, useConnection, type CallState, type MediaState, type UseCall } from "../../client";
 import { Avatar } from "../Avatar";
+import { Icon } from "../Icon";
 import { useBuyTokens } from "../wallet/BuyTokens";
 import { MeterPanel } from "./MeterPanel";
 import { otherOf } from "./otherOf";
@@ -60,7 +61,7 @@ export function CallScreen({ call, state }: Props) {
         </div>
         {media.soundBlocked && (
           <button type="button" className="button unblock" onClick={() => calls.media.unblockSound()}>
-            <Volume2 size={18} aria-hidden="true" />
+            <Icon path={mdiVolumeHigh} size={18} />
             <span>Turn the sound on</span>
           </button>
         )}
@@ -69,21 +70,21 @@ export function CallScreen({ call, state }: Props) {
       <div className="controls" role="group" aria-label="Call controls">
         <Control
           label={microphone ? "Mute" : "Unmute"}
-          icon={microphone ? <Mic aria-hidden="true" /> : <MicOff aria-hidden="true" />}
+          icon={<Icon path={microphone ? mdiMicrophone : mdiMicrophoneOff} />}
           off={!microphone}
           disabled={media.microphone !== "on" && media.microphone !== "off"}
           onClick={() => run(() => calls.media.toggleMicrophone())}
         />
         <Control
           label={camera ? "Stop video" : "Start video"}
-          icon={camera ? <Video aria-hidden="true" /> : <VideoOff aria-hidden="true" />}
+          icon={<Icon path={camera ? mdiVideo : mdiVideoOff} />}
           off={!camera}
           disabled={media.camera !== "on" && media.camera !== "off"}
           onClick={() => run(() => calls.media.toggleCamera())}
         />
-        {payer && <Control label="Top up" icon={<Plus aria-hidden="true" />} onClick={() => buy()} />}
+        {payer && <Control label="Top up" icon={<Icon path={mdiPlus} />} onClick={() => buy()} />}
         <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.end(state.call.id))}>
-          <Phone className="hang-up" aria-hidden="true" />
+          <Icon path={mdiPhone} className="hang-up" />
           <span>End</span>
         </button>
       </div>

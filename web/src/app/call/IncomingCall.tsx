@@ -1,8 +1,9 @@
-import { Phone } from "lucide-react";
+import { mdiPhone } from "@mdi/js";
 import type { CallState, UseCall } from "../../client";
 import { Avatar } from "../Avatar";
 import { Dialog } from "../Dialog";
 import { rate } from "../format";
+import { Icon } from "../Icon";
 import { useRingtone } from "./ringtone";
 import { useAction } from "./useAction";
 
@@ -29,7 +30,7 @@ export function IncomingCall({ call, state }: Props) {
       </p>
       <div className="ring-actions">
         <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.decline(id))}>
-          <Phone className="hang-up" aria-hidden="true" />
+          <Icon path={mdiPhone} className="hang-up" />
           <span>Decline</span>
         </button>
         <button
@@ -39,7 +40,7 @@ export function IncomingCall({ call, state }: Props) {
           data-first-focus
           onClick={() => run(() => call.accept(id))}
         >
-          <Phone aria-hidden="true" />
+          <Icon path={mdiPhone} />
           <span>Answer</span>
         </button>
       </div>

@@ -1,7 +1,8 @@
 /** The money side of a call, always in sight: what was spent, how long it is paid for, how much is left. */
-import { TriangleAlert } from "lucide-react";
+import { mdiAlertOutline } from "@mdi/js";
 import { useCallMeter, useEarnings, useMeter, useTokenBalance, type CallState } from "../../client";
 import { count, duration, period, spokenDuration, worth } from "../format";
+import { Icon } from "../Icon";
 import { useBuyTokens } from "../wallet/BuyTokens";
 import { MeterDial } from "./MeterDial";
 
@@ -61,7 +62,7 @@ function LowBalance({ periodsLeft, periodSeconds }: { periodsLeft: number; perio
   const buy = useBuyTokens();
   return (
     <div className="low" role="alert">
-      <TriangleAlert size={20} aria-hidden="true" />
+      <Icon path={mdiAlertOutline} size={20} />
       <p>
         {periodsLeft === 0
           ? "Your balance can’t pay for more. The call ends when the paid time does."

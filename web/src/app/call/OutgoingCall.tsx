@@ -1,8 +1,9 @@
-import { Phone } from "lucide-react";
+import { mdiPhone } from "@mdi/js";
 import type { CallState, UseCall } from "../../client";
 import { Avatar } from "../Avatar";
 import { Dialog } from "../Dialog";
 import { rate } from "../format";
+import { Icon } from "../Icon";
 import { useAction } from "./useAction";
 
 interface Props {
@@ -32,7 +33,7 @@ export function OutgoingCall({ call, state }: Props) {
           data-first-focus
           onClick={() => run(() => call.cancel(id))}
         >
-          <Phone className="hang-up" aria-hidden="true" />
+          <Icon path={mdiPhone} className="hang-up" />
           <span>Cancel</span>
         </button>
       </div>

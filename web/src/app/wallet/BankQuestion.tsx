@@ -1,5 +1,6 @@
-import { Landmark } from "lucide-react";
+import { mdiBankOutline } from "@mdi/js";
 import { Dialog } from "../Dialog";
+import { Icon } from "../Icon";
 
 /** Plays the bank's part of 3-D Secure against the embedded Stripe stand-in. */
 export function BankQuestion({ onAnswer }: { onAnswer: (success: boolean) => void }) {
@@ -7,7 +8,7 @@ export function BankQuestion({ onAnswer }: { onAnswer: (success: boolean) => voi
     <Dialog open label="Test bank" role="alertdialog" onClose={() => onAnswer(false)}>
       <div className="outcome">
         <span className="outcome-mark">
-          <Landmark size={28} aria-hidden="true" />
+          <Icon path={mdiBankOutline} size={28} />
         </span>
         <h3>Is this you?</h3>
         <p className="quiet">This stands in for your bank’s 3-D Secure page on a development server.</p>

@@ -4,7 +4,7 @@
  * The dialog shows one purchase from the choice of an amount to its answer. A purchase that a reload interrupted opens
  * it again by itself and is finished, never repeated.
  */
-import { Check, Landmark, TriangleAlert, X } from "lucide-react";
+import { mdiAlertOutline, mdiBankOutline, mdiCheck, mdiClose } from "@mdi/js";
 import {
   createContext,
   use,
@@ -29,6 +29,7 @@ import { LocalStripeProvider } from "../../client/payments/localstripe";
 import { StripeProvider } from "../../client/payments/stripe";
 import { Dialog } from "../Dialog";
 import { count, money, spokenDuration } from "../format";
+import { Icon } from "../Icon";
 import { isDark } from "../theme";
 import { BankQuestion } from "./BankQuestion";
 
@@ -122,7 +123,7 @@ function BuyDialog({ onClose }: { onClose: () => void }) {
         <div className="dialog-head">
           <h2>Buy tokens</h2>
           <button type="button" className="icon-button" aria-label="Close" disabled={busy} onClick={onClose}>
-            <X size={20} aria-hidden="true" />
+            <Icon path={mdiClose} size={20} />
           </button>
         </div>
         {outcome?.kind === "succeeded" ? (
@@ -297,7 +298,7 @@ function Bought(props: { outcome: Extract<PurchaseOutcome, { kind: "succeeded" }
   return (
     <div className="outcome" role="status">
       <span className="outcome-mark good">
-        <Check size={28} aria-hidden="true" />
+        <Icon path={mdiCheck} size={28} />
       </span>
       <h3>{count(props.outcome.tokens)} tokens are yours</h3>
       {data && <p className="quiet">Your balance is {count(data.balance)} tokens.</p>}
@@ -312,7 +313,7 @@ function Processing({ onClose }: { onClose: () => void }) {
   return (
     <div className="outcome" role="status">
       <span className="outcome-mark">
-        <Landmark size={28} aria-hidden="true" />
+        <Icon path={mdiBankOutline} size={28} />
       </span>
       <h3>Your bank is still working on it</h3>
       <p className="quiet">The tokens appear in your balance by themselves as soon as the payment is confirmed.</p>
@@ -327,7 +328,7 @@ function Unanswered({ onRetry }: { onRetry: () => void }) {
   return (
     <div className="outcome" role="alert">
       <span className="outcome-mark warn">
-        <TriangleAlert size={28} aria-hidden="true" />
+        <Icon path={mdiAlertOutline} size={28} />
       </span>
       <h3>The server didn’t answer</h3>
       <p className="quiet">

@@ -1,7 +1,8 @@
-import { Plus } from "lucide-react";
+import { mdiPlus } from "@mdi/js";
 import { Link } from "wouter";
 import { useCallMeter, useTokenBalance, useTransactions } from "../../client";
 import { count, moment, signed, worth } from "../format";
+import { Icon } from "../Icon";
 import { sentence, transactionNames } from "../sentences";
 import { useBuyTokens } from "./BuyTokens";
 
@@ -31,7 +32,7 @@ export function WalletCard() {
         </p>
       )}
       <button type="button" className="button primary wide" onClick={() => buy()}>
-        <Plus size={18} aria-hidden="true" />
+        <Icon path={mdiPlus} size={18} />
         <span>Buy tokens</span>
       </button>
       {latest.length > 0 && (
