@@ -324,6 +324,8 @@ class Calls:
     def _note_billed(self, billed: Billed, now: datetime, news: list[Push]) -> None:
         self._observer.billed(billed.outcome)
         news += news_of_billed(billed, self._issuer, now)
+        if billed.call.status is Status.ENDED:
+            log_ended(billed.call)
 
     def _news_of_settled(self, done: Ended, back: pricing.Unused) -> list[Push]:
         """What came back of the last period: earnings and the platform's fee → wallet."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import redis.asyncio
+from structlog.testing import capture_logs
 
 from realtime import config
 from realtime.adapters.limiter import Limiter
@@ -171,12 +172,32 @@ async def test_a_caller_whose_wallet_was_emptied_while_it_rang_ends_the_call_at_
     call = await world.rung()
     async with world.pool.acquire() as conn:
         await grant(conn, "ann", -95, key="back")
-    with pytest.raises(errors.InsufficientFunds):
+    with capture_logs() as lines, pytest.raises(errors.InsufficientFunds):
         await world.calls.accept("bob", call.id, "tab")
     ended = await world.calls.get("ann", call.id)
     assert (ended.end_reason, ended.periods_billed) == ("insufficient_funds", 0)
     assert not world.heard.told("user:ann", "call:accepted")
     assert world.heard.told("user:bob", "call:ended")
+    assert _ends_logged(lines) == [(str(call.id), "insufficient_funds", 0)]
+
+
+async def test_an_end_that_an_event_finds_out_before_the_meter_does_is_logged_once(make_world: Any) -> None:
+    world: World = await make_world(billing_period_seconds=10, default_rate_tokens_per_period=60)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    async with world.pool.acquire() as conn:
+        await set_clock(conn, start)
+        call = await world.rung()
+        await world.calls.accept("bob", call.id, "tab")
+        await set_clock(conn, start + timedelta(seconds=12))
+    with capture_logs() as lines:
+        for _ in range(2):
+            await world.calls.end("ann", call.id)
+    assert _ends_logged(lines) == [(str(call.id), "insufficient_funds", 1)]
+
+
+def _ends_logged(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
+    ends = (line for line in lines if line["event"] == "call ended")
+    return [(line["call_id"], line["reason"], line["periods_billed"]) for line in ends]
 
 
 async def test_hanging_up_late_pays_the_periods_that_began_before(make_world: Any) -> None:
