@@ -25,10 +25,19 @@ class Billed:
     """`posted`, `duplicate`, `insufficient_funds`, `outlived`, or another refusal of the ledger's by its name."""
     wallet: Account | None
     earnings: Account | None
+    at: datetime
+    """When that was, by the database's clock."""
 
     @property
     def debited(self) -> bool:
         return self.outcome == "posted"
+
+    @property
+    def lag_s(self) -> float:
+        """How long the period had been due; a refused one ended the call where it was due."""
+        assert self.call.paid_through is not None
+        period_s = self.call.terms.period_s if self.debited else 0
+        return max(0.0, (self.at - self.call.paid_through).total_seconds() + period_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,8 @@ def _account(row: Any, name: str) -> Account | None:
 
 
 def _billed(row: Any) -> Billed:
-    return Billed(_call(row), row["outcome"], wallet=_account(row, "wallet"), earnings=_account(row, "earnings"))
+    wallet, earnings = _account(row, "wallet"), _account(row, "earnings")
+    return Billed(_call(row), row["outcome"], wallet=wallet, earnings=earnings, at=row["now"])
 
 
 def _queued(job: PutOutJob | None) -> tuple[str | None, str | None]:

@@ -84,8 +84,6 @@ class Effect(StrEnum):
     """Debit the first period in the same transaction; without it the call does not become active."""
     SETTLE = "settle"
     """Price the last period by the second and give the rest back, in the same transaction."""
-    ANNOUNCE_ACCEPTED = "announce_accepted"
-    ANNOUNCE_ENDED = "announce_ended"
     PUT_OUT = "put_out"
     """Put both sides out of the Agora channel: the call ended without being paid further."""
 
@@ -109,12 +107,12 @@ def decide(call: Call, event: Event, now: datetime) -> Decision:
         return _unlisted(call, event)
     if transition.status is Status.ACTIVE:
         active = replace(call, status=Status.ACTIVE, started_at=now, paid_through=now)
-        return Decision(active, (Effect.BILL_FIRST_PERIOD, Effect.ANNOUNCE_ACCEPTED))
+        return Decision(active, (Effect.BILL_FIRST_PERIOD,))
     assert transition.end_reason is not None
     ended = replace(
         call, status=Status.ENDED, end_reason=transition.end_reason, ended_at=_end_of(call, transition.end_reason, now)
     )
-    effects = [Effect.ANNOUNCE_ENDED]
+    effects = []
     if call.status is Status.ACTIVE and call.terms.refund_unused_seconds and call.periods_billed:
         effects.append(Effect.SETTLE)
     if call.status is Status.ACTIVE and transition.end_reason in UNPAID_ENDS:

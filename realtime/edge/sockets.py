@@ -106,12 +106,6 @@ class Watchers:
         finally:
             self._telling = None
 
-    async def stop(self) -> None:
-        self._sids.clear()
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.wait([self._telling])
-
 
 class Sockets:
     def __init__(

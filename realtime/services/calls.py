@@ -268,7 +268,7 @@ class Calls:
             billed = await calls_store.bill(conn, call.id, self._put_out)
             if billed is None:
                 return None
-            self._note_billed(billed, now, news)
+            self._note_billed(billed, news)
             call = billed.call
         return call
 
@@ -294,7 +294,7 @@ class Calls:
         billed = await calls_store.answer(conn, call, answered_by, now, self._put_out)
         if billed is None:
             return None
-        self._note_billed(billed, now, news)
+        self._note_billed(billed, news)
         if not billed.debited:
             raise errors.InsufficientFunds("the caller cannot pay the first period")
         rate = call.terms.rate_tokens_per_period
@@ -321,9 +321,9 @@ class Calls:
         news += pushes.ended(ended)
         return ended
 
-    def _note_billed(self, billed: Billed, now: datetime, news: list[Push]) -> None:
+    def _note_billed(self, billed: Billed, news: list[Push]) -> None:
         self._observer.billed(billed.outcome)
-        news += news_of_billed(billed, self._issuer, now)
+        news += news_of_billed(billed, self._issuer)
         if billed.call.status is Status.ENDED:
             log_ended(billed.call)
 
@@ -387,14 +387,14 @@ def log_ended(call: Call) -> None:
     )
 
 
-def news_of_billed(billed: Billed, issuer: TokenIssuer, now: datetime) -> list[Push]:
+def news_of_billed(billed: Billed, issuer: TokenIssuer) -> list[Push]:
     """What a billed period tells: balances, fresh tokens from the second period on, or the end of the call."""
     call = billed.call
     news: list[Push] = []
     if billed.debited:
         news += pushes.paid_period(call, billed.wallet, billed.earnings)
         if call.periods_billed > 1:
-            news += pushes.renewed_tokens(issuer, call, now)
+            news += pushes.renewed_tokens(issuer, call, billed.at)
     if call.status is Status.ENDED:
         news += pushes.ended(call)
     return news

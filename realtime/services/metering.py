@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 
 import structlog
 
@@ -124,21 +123,13 @@ class Meter:
 
     async def _tell(self, billed: list[calls_store.Billed], started: float) -> None:
         """What has been committed, in one message; `started` is when its billing began."""
-        now = datetime.now(UTC)
         news: list[Push] = []
         for one in billed:
             self._observer.billed(one.outcome)
-            news += news_of_billed(one, self._issuer, now)
+            news += news_of_billed(one, self._issuer)
             if one.call.status is Status.ENDED:
                 log_ended(one.call)
         await self._out.emit_many(news)
         self._observer.meter_batch(
-            size=len(billed), seconds=time.perf_counter() - started, lag_s=max(_lag_s(one, now) for one in billed)
+            size=len(billed), seconds=time.perf_counter() - started, lag_s=max(one.lag_s for one in billed)
         )
-
-
-def _lag_s(billed: calls_store.Billed, now: datetime) -> float:
-    """How long the period had been due; a refused one ended the call where it was due."""
-    assert billed.call.paid_through is not None
-    period_s = billed.call.terms.period_s if billed.debited else 0
-    return max(0.0, (now - billed.call.paid_through).total_seconds() + period_s)

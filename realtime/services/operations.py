@@ -178,9 +178,9 @@ class Operations:
         except (RedisError, OSError, TimeoutError):
             metrics.up.labels("redis").set(0)
             return
-        metrics.up.labels("redis").set(1)
         with suppress(RedisError, OSError, TimeoutError):  # a hosted Redis may not let itself be asked
             metrics.redis_info(await self._redis.info())
+        metrics.up.labels("redis").set(1)  # the last: who reads that it is up reads its figures too
 
     async def _sample_postgres(self) -> None:
         metrics = self._metrics

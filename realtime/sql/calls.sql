@@ -1,10 +1,6 @@
 -- Queries on calls. Times come from meter_now(), the one clock of metering. It goes on while a statement runs: where rows are
 -- looked for by it, it is asked first, in a query of its own; else each row would be, and no index.
 
--- name: now
--- The clock of metering.
-SELECT meter_now();
-
 -- name: call_of_request
 -- The call a caller's request made before, if it did.
 SELECT c.* FROM calls c WHERE c.caller_id = $1 AND c.request_id = $2;
@@ -50,7 +46,7 @@ SELECT p.user_id, c.* FROM live_parties p JOIN calls c ON c.id = p.call_id WHERE
 -- name: answer_call
 -- Make a ringing call active and bill its first period, if the call is still as it was decided on: see the function.
 SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
-    put_out_of_channel(b.call, $4, $5)
+    meter_now() AS now, put_out_of_channel(b.call, $4, $5)
 FROM answer_call($1, $2, $3) b;
 
 -- name: end_call
@@ -62,13 +58,13 @@ FROM end_call($1, $2, $3, $4, $5, $6, $7, $8) b;
 -- name: bill_due
 -- One batch of the meter, with the jobs for those that ended unpaid: see the functions for their rules.
 SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
-    put_out_of_channel(b.call, $2, $3)
+    meter_now() AS now, put_out_of_channel(b.call, $2, $3)
 FROM bill_calls($1) b;
 
 -- name: bill_call
 -- Bring one call's billing up to now.
 SELECT (b.call).*, b.outcome, b.wallet_balance, b.wallet_version, b.earnings_balance, b.earnings_version,
-    put_out_of_channel(b.call, $2, $3)
+    meter_now() AS now, put_out_of_channel(b.call, $2, $3)
 FROM bill_calls(1, ARRAY[$1::uuid]) b;
 
 -- name: due

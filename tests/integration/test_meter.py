@@ -17,6 +17,7 @@ from realtime.adapters.postgres import open_pool
 from realtime.adapters.transactions import Database
 from realtime.domain.call import AGORA_UID
 from realtime.services import jobs, kicks
+from realtime.services.calls import Unobserved
 from realtime.services.kicks import Kicks
 from realtime.services.metering import Meter
 from tests.metering import ISSUER, Heard, a_meter, active_calls, grant, set_clock
@@ -129,6 +130,21 @@ async def _nothing_held(conn: Any) -> bool:
         " AND state <> 'idle' AND pid <> pg_backend_pid()"
     )
     return bool(others == 0)
+
+
+async def test_how_late_a_debit_came_is_told_by_the_clock_that_made_it_due(pool: Any, conn: Any) -> None:
+    lags_s: list[float] = []
+
+    class Noting(Unobserved):
+        def meter_batch(self, *, size: int, seconds: float, lag_s: float) -> None:
+            lags_s.append(lag_s)
+
+    await active_calls(conn, 1, started_at=START, tokens=10)
+    meter = Meter(db=Database(pool), calls=cast(Any, None), issuer=ISSUER, out=Heard(), put_out=None, observer=Noting())
+    for at_s in (2, 63):  # a period that is paid, and one that cannot be
+        await set_clock(conn, START + timedelta(seconds=at_s))
+        await meter.round()
+    assert lags_s == [2, 3]
 
 
 async def test_a_call_that_cannot_pay_its_next_period_ends_where_the_paid_one_does(pool: Any, conn: Any) -> None:

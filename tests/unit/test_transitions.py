@@ -75,8 +75,7 @@ def test_every_state_and_event_is_spoken_for_in_these_tests() -> None:
 def test_a_listed_event_leads_to_its_state(status: Status, event: Event) -> None:
     decision = decide(a_call(status), event, NOW + timedelta(seconds=5))
     assert (decision.call.status, decision.call.end_reason) == EXPECTED[status, event]
-    announced = Effect.ANNOUNCE_ACCEPTED if decision.call.status is Status.ACTIVE else Effect.ANNOUNCE_ENDED
-    assert announced in decision.effects
+    assert (Effect.BILL_FIRST_PERIOD in decision.effects) == (decision.call.status is Status.ACTIVE)
 
 
 @pytest.mark.parametrize(("status", "event"), REFUSED, ids=str)

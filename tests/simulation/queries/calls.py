@@ -11,10 +11,6 @@ from tests.simulation.queries.ledger import post_journals
 from tests.simulation.queries.rows import found, seconds
 
 
-async def now(tx: Transaction) -> list[Row]:
-    return [{"now": tx.db.clock()}]
-
-
 async def call_of_request(tx: Transaction, caller: str, request: str) -> list[Row]:
     known = tx.get("requests", (caller, request))
     return found(tx.get("calls", known["id"]) if known else None)
@@ -189,6 +185,7 @@ async def _bill(tx: Transaction, due: list[Row], now: datetime) -> list[Row]:
         posted = posting is not None and outcome == "posted"
         answers.append(after | {
             "outcome": outcome,
+            "now": now,
             "wallet_balance": posting["balances"][0] if posted and posting else None,
             "wallet_version": posting["versions"][0] if posted and posting else None,
             "earnings_balance": posting["balances"][1] if posted and posting and earns else None,
