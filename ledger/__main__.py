@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ledger import database_url, months, report, witness
 from ledger.embedded_postgres import EmbeddedPostgresError
+from ledger.end_signals import Ended, end_on_signals
 from ledger.export import FORMATS, export
 from ledger.verify import CHECKS, verify
 
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with database_url.opened() as url:
             return int(options.run(url, options))
+    except Ended as ended:
+        return ended.exit_code
     except (database_url.BadDatabaseUrl, EmbeddedPostgresError, witness.BadWitness, months.MonthStays) as error:
         print(f"ledger: {error}", file=sys.stderr)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
@@ -179,4 +182,5 @@ def _detach(url: str, options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    end_on_signals()
     sys.exit(main())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before anything is started has nothing to say
 
 gc.disable()  # for as long as modules are imported: nearly all they make stays, and looking through it takes long
 
@@ -18,9 +22,10 @@ import structlog
 
 from ledger.database_url import BadDatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from ledger.end_signals import Ended, end_on_signals, ignore_signals
 from realtime import config, embedded
 from realtime.adapters import logs
-from realtime.composition import Ended, StartFailed, end_on_signals, ignore_signals
+from realtime.composition import StartFailed
 from realtime.config import Settings
 from realtime.main import DOCUMENTS, document, run_web
 from realtime.processes import Place, run_workers
@@ -72,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, place)
     except Ended as ended:  # while nothing served yet, or by a second signal
         return ended.exit_code
+    except KeyboardInterrupt:  # while the settings are read
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ledger.end_signals import ENDS, end
 from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.limiter import Limiter
@@ -280,36 +281,6 @@ def _agora_rest(settings: Settings, session: aiohttp.ClientSession) -> AgoraRest
     )
 
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""SIGHUP is a terminal that closes."""
-
-
-class Ended(KeyboardInterrupt):
-    """A signal ends the process at once. An exception, so that what this process started is stopped on its way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
-
-
-def end_on_signals() -> None:
-    """From now on one of them raises Ended, unless it is ignored already (`nohup`)."""
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
-
-
-def _end(number: int, _: object) -> None:
-    ignore_signals()
-    raise Ended(number)
-
-
-def ignore_signals() -> None:
-    """While what was started is being stopped: one more would leave it running."""
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def stop_on_signals() -> asyncio.Event:
     """Set by SIGTERM, Ctrl-C or a terminal that closes; a second one ends the process at once, as people expect."""
     stopping = asyncio.Event()
@@ -318,9 +289,9 @@ def stop_on_signals() -> asyncio.Event:
     def on_signal(number: signal.Signals) -> None:
         stopping.set()
         loop.remove_signal_handler(number)
-        signal.signal(number, _end)
+        signal.signal(number, end)
 
-    for number in STOPS:
+    for number in ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, on_signal, number)
     return stopping

@@ -86,7 +86,7 @@ def _without_rows(_logger: Any, _method: str, event: Any) -> Any:
 
 def in_words(error: BaseException) -> str:
     """What an error is and what it says, in one line; its repr may leave out the reason, as those of Redis do."""
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def _error_of(exc_info: Any) -> Any:

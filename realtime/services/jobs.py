@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import procrastinate
+import psycopg
 import psycopg_pool
 import structlog
 
@@ -54,7 +55,13 @@ class _Pool(psycopg_pool.AsyncConnectionPool):
     """
 
     async def open(self, wait: bool = False, timeout: float = CONNECT_WITHIN_S) -> None:
-        await super().open(wait, timeout)
+        try:
+            await super().open(wait, timeout)
+        except psycopg_pool.PoolTimeout:
+            # That says how long it waited and not why; one connection more meets the reason.
+            url = str(self.conninfo)
+            await (await psycopg.AsyncConnection.connect(url, connect_timeout=CONNECT_WITHIN_S)).close()
+            raise
 
     async def close(self, timeout: float = CLOSE_WITHIN_S) -> None:
         await super().close(timeout)

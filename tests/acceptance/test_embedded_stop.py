@@ -17,16 +17,16 @@ from ledger.embedded_postgres import EmbeddedPostgres
 from tests.servers import ROOT, free_port
 
 
-def _started(home: Path) -> subprocess.Popen[str]:
+def _started(home: Path, *command: str, path: str = str(ROOT)) -> subprocess.Popen[str]:
     keep = ("PATH", "HOME", "LANG", "XDG_RUNTIME_DIR")
     environment = {name: os.environ[name] for name in keep if name in os.environ}
     # What is ignored here, as SIGHUP under nohup, would be ignored there.
     ours = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "realtime", "--migrate"], cwd=home, stdout=subprocess.PIPE,
+            [sys.executable, "-m", *(command or ("realtime", "--migrate"))], cwd=home, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            env=environment | {"PYTHONPATH": str(ROOT), "PORT": str(free_port()), "LOG_FORMAT": "json"},
+            env=environment | {"PYTHONPATH": path, "PORT": str(free_port()), "LOG_FORMAT": "json"},
         )  # fmt: skip
     finally:
         for number, handler in ours.items():
@@ -65,6 +65,28 @@ def test_a_second_signal_ends_the_server_and_what_it_started(home: Path, first: 
     server.communicate(timeout=30)
     assert server.returncode in {0, 128 + first}, "0 where it had drained before"
     assert not _postgres_answers(home)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_of_the_ledger_that_is_ended_stops_the_server_it_started(home: Path, number: signal.Signals) -> None:
+    witness = home / "witness"
+    os.mkfifo(witness)
+    command = _started(home, "ledger", "verify", "--witness", str(witness))
+    with witness.open("wb"):  # open once the command reads, which it does with its server started
+        assert _postgres_answers(home)
+        command.send_signal(number)
+        said, _ = command.communicate(timeout=60)
+    assert (command.returncode, said) == (128 + number, "")
+    assert not _postgres_answers(home)
+
+
+def test_ctrl_c_while_the_program_is_still_being_loaded_says_nothing(home: Path) -> None:
+    (home / "structlog.py").write_text("import sys, time\nprint('loading', flush=True)\ntime.sleep(600)\n")
+    server = _started(home, "realtime", path=f"{home}{os.pathsep}{ROOT}")
+    _until(server, "loading")
+    server.send_signal(signal.SIGINT)
+    said, _ = server.communicate(timeout=60)
+    assert (server.returncode, said) == (-signal.SIGINT, "")
 
 
 def test_a_terminal_that_closes_stops_the_server_in_order(home: Path) -> None:

@@ -156,10 +156,13 @@ async def test_jobs_wait_for_a_database_that_is_away(database_url: str) -> None:
 async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when_it_is_over(
     pool: Any, database_url: str, postgres_server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said, tries = [], []
-    monkeypatch.setattr(outages, "log", SimpleNamespace(
-        warning=lambda event, **_: said.append(event), info=lambda event, **_: said.append(event),
-    ))  # fmt: skip
+    said, reasons, tries = [], [], []
+
+    def waits(event: str, error: str) -> None:
+        said.append(event)
+        reasons.append(error)
+
+    monkeypatch.setattr(outages, "log", SimpleNamespace(warning=waits, info=lambda event, **_: said.append(event)))
     with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
         host, port = connection.info.host, connection.info.port
     lines = Lines()
@@ -176,6 +179,8 @@ async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when
     running = asyncio.create_task(runner.jobs.run())
     await eventually(lambda: len(tries) == 3, 60)
     assert said == ["jobs wait for PostgreSQL"]
+    assert reasons[0].startswith("OperationalError: connection"), "what kept them, and not that the time was over"
+    assert "\n" not in reasons[0]
     line.mend()
     async with pool.acquire() as conn:
         await jobs.defer(conn, "note", n=1)
