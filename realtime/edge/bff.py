@@ -76,13 +76,12 @@ def session_routes(settings: Settings, authenticator: Authenticator, hang_up: Ha
         authenticator.check_origin(request.headers.get("Origin"), request.host)
         former_cookie = authenticator.cookie_of(request)
         former = await former_session(former_cookie) if former_cookie else None
-        if former_cookie and former:
-            if former.identity.user_id != identity.user_id:
-                await end(former_cookie)
-                former = None
-            else:
-                await sessions.retire(former_cookie)
+        if former_cookie and former and former.identity.user_id != identity.user_id:
+            await end(former_cookie)
+            former = None
         cookie, session = await sessions.open(identity, renewed=former)
+        if former_cookie and former:
+            await sessions.retire(former_cookie)  # the last: where no new one could be made, the browser keeps this one
         answer = Answer(shown(session), headers=NO_STORE).response()
         answer.set_cookie(
             authenticator.cookie,

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import aiohttp
 import pytest
 import redis.asyncio
 import socketio
+from aiohttp.test_utils import make_mocked_request
 
+from realtime import config
 from realtime.domain.errors import Unauthenticated
 from realtime.domain.trust import Identity, Trust, UserRole
+from realtime.edge.authentication import Authenticator
+from realtime.edge.bff import session_routes
+from realtime.edge.routes import Asked
 from realtime.services.sessions import RENEWAL_OVERLAP_S, Sessions
 from tests.edge.browser import Browser
 from tests.servers import Launch, Server, eventually, token_of
@@ -323,6 +329,17 @@ async def test_a_renewed_sessions_former_cookie_ends_soon(kept: redis.asyncio.Re
     await sessions.open(ANN, renewed=session)
     lifetimes = sorted([await kept.ttl(key) for key in await kept.keys()])
     assert lifetimes[0] <= RENEWAL_OVERLAP_S < lifetimes[1]
+
+
+async def test_a_session_that_cannot_be_renewed_keeps_its_cookie(kept: redis.asyncio.Redis) -> None:
+    authenticator = Authenticator(cast(Any, None), Sessions(kept), secure_cookies=False)
+    cookie, _ = await authenticator.sessions.open(ANN)
+    request = make_mocked_request("POST", "/bff/session", {"Cookie": f"{authenticator.cookie}={cookie}"})
+    sign_in = session_routes(config.load(), authenticator, cast(Any, None))[0]
+    with pytest.raises(Unauthenticated):  # the new token has run out since it was checked
+        await sign_in.handle(Asked(request, replace(ANN, expires_at_s=1), None))
+    [key] = await kept.keys()
+    assert await kept.ttl(key) > RENEWAL_OVERLAP_S
 
 
 async def test_a_lost_redis_ends_sessions(kept: redis.asyncio.Redis) -> None:
