@@ -276,6 +276,7 @@ def test_a_start_that_cannot_be_says_why_in_one_line_for_all_of_them(
             timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
         [line] = done.stderr.splitlines()
         assert line.startswith("callmeter: ")
         assert named in line
