@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """SIGHUP is a terminal that closes."""
@@ -32,3 +34,17 @@ def ignore_signals() -> None:
     """While what was started is being stopped: one more would leave it running."""
     for number in ENDS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[None]:
+    """None of them arrives in here before `release_signals`; then those that came meanwhile do."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    try:
+        yield
+    finally:
+        release_signals()
+
+
+def release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)

@@ -13,8 +13,9 @@ gc.disable()  # for as long as modules are imported: nearly all they make stays,
 import argparse
 import asyncio
 import contextlib
+import functools
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import structlog
 
 from ledger.database_url import BadDatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from ledger.end_signals import Ended, end_on_signals, ignore_signals
+from ledger.end_signals import Ended, end_on_signals, held_signals, ignore_signals
 from realtime import config, embedded
 from realtime.adapters import logs
 from realtime.composition import StartFailed
@@ -35,6 +36,8 @@ gc.freeze()  # what is imported by now is never looked through again, neither wh
 gc.enable()
 
 log = structlog.get_logger()
+
+Program = Callable[[], Coroutine[Any, Any, None]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,12 +85,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _program(role: str, settings: Settings, given: Settings, place: Place | None) -> Coroutine[Any, Any, None]:
+def _program(role: str, settings: Settings, given: Settings, place: Place | None) -> Program:
     if role == "worker":
-        return run_worker(settings)
+        return functools.partial(run_worker, settings)
     if place is None and settings.workers > 1:
-        return run_workers(settings, given)
-    return run_web(settings, place)
+        return functools.partial(run_workers, settings, given)
+    return functools.partial(run_web, settings, place)
 
 
 def _allow_open_files() -> None:
@@ -151,13 +154,14 @@ def _stripe_stand_in(settings: Settings, stack: contextlib.ExitStack) -> dict[st
     }
 
 
-def _run(program: Coroutine[Any, Any, None]) -> None:
-    try:
+def _run(program: Program) -> None:
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
+    with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415  (not to be had everywhere)
-    except ImportError:
-        asyncio.run(program)
-    else:
-        uvloop.run(program)
+
+        run = uvloop.run
+    with held_signals():  # until the program has handlers of its own: no loop half made, no coroutine never awaited
+        run(program())
 
 
 if __name__ == "__main__":

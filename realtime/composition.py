@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ledger.end_signals import ENDS, end
+from ledger.end_signals import ENDS, end, release_signals
 from realtime.adapters.agora_rest import AgoraRest
 from realtime.adapters.agora_tokens import TokenIssuer
 from realtime.adapters.limiter import Limiter
@@ -294,6 +294,7 @@ def stop_on_signals() -> asyncio.Event:
     for number in ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, on_signal, number)
+    release_signals()
     return stopping
 
 

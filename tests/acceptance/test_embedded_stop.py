@@ -89,6 +89,19 @@ def test_ctrl_c_while_the_program_is_still_being_loaded_says_nothing(home: Path)
     assert (server.returncode, said) == (-signal.SIGINT, "")
 
 
+def test_a_signal_before_the_server_has_its_loop_stops_it_in_order(home: Path) -> None:
+    (home / "uvloop.py").write_text(
+        "import asyncio, os, signal\n\n"
+        "def run(program):\n    os.kill(os.getpid(), signal.SIGTERM)\n    asyncio.run(program)\n"
+    )
+    server = _started(home, "realtime", "--migrate", path=f"{home}{os.pathsep}{ROOT}")
+    said, _ = server.communicate(timeout=60)
+    assert server.returncode == 0, said
+    assert '"draining"' in said
+    assert "never awaited" not in said
+    assert not _postgres_answers(home)
+
+
 def test_a_terminal_that_closes_stops_the_server_in_order(home: Path) -> None:
     server = _started(home)
     _until(server, '"serving"')
