@@ -1,12 +1,11 @@
-"""Agora's channel management over REST: put somebody out of a channel, and ask who is in one.
+"""Agora's channel management over REST: put somebody out of a channel.
 
 Routes, fields and limits from "Channel Management REST API" (docs.agora.io, RTC REST API): about ten requests a second
 an account, 429 above; a rule may have been made although no answer came within the 20 s to allow, or a 504 did, and the
 list of rules then tells. The list may lack a rule that exists, so not finding one proves nothing.
 
 Nothing here raises for what the network or Agora does: each call answers with a named outcome that says whether trying
-again can help. Making the same rule twice does no harm, which is why an unknown outcome counts as one to repeat. And a
-failed question is never an empty channel.
+again can help. Making the same rule twice does no harm, which is why an unknown outcome counts as one to repeat.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import quote
 
 import aiohttp
 import structlog
@@ -60,15 +58,6 @@ class Outcome(Enum):
         self.code = code
         self.retryable = retryable
         """Whether the same request, later, can end better."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelUsers:
-    """Who is in a channel, by Agora."""
-
-    exists: bool
-    """False as soon as nobody is in it."""
-    uids: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +115,6 @@ class AgoraRest:
             log.warning("agora_answer_not_understood", path="/dev/v1/kicking-rule", status=200)
             return Outcome.UNKNOWN
         return answer.outcome
-
-    async def channel_users(self, channel: str) -> ChannelUsers | Outcome:
-        """Who is in the channel now, or how the question failed. Raises ValueError for a name Agora would not take."""
-        require_channel(channel)
-        path = f"/dev/v1/channel/user/{self._app_id}/{quote(channel, safe='')}"
-        answer = await self._request("GET", path)
-        if answer.outcome is not Outcome.DONE:
-            return answer.outcome
-        users = _users(answer.body)
-        if users is None:
-            log.warning("agora_answer_not_understood", path=path, status=200)
-            return Outcome.UNKNOWN
-        return users
 
     async def _has_rule(self, channel: str, uid: int) -> bool:
         answer = await self._request("GET", f"/dev/v1/kicking-rule?appid={self._app_id}")
@@ -207,16 +183,3 @@ def _object(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _users(body: Mapping[str, Any]) -> ChannelUsers | None:
-    """Mode 1 (communication) lists `users`, mode 2 (broadcasting) `broadcasters` and `audience`."""
-    data = body.get("data")
-    if body.get("success") is not True or not isinstance(data, dict):
-        return None
-    if data.get("channel_exist") is False:
-        return ChannelUsers(exists=False, uids=frozenset())
-    lists = [data[name] for name in ("users", "broadcasters", "audience") if name in data]
-    if not lists or not all(isinstance(one, list) and all(type(uid) is int for uid in one) for one in lists):
-        return None
-    return ChannelUsers(exists=True, uids=frozenset(uid for one in lists for uid in one))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from realtime.adapters.agora_tokens import describe
+from tests.agora_tokens import describe
 from tests.contract.service import Browser, Pair, Pairs, Serve, Service, sql, told_of, verified
 from tests.metering import meter_clock
 from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID, PATIENCE_S, Opens, Tab, eventually

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
-from realtime.adapters.agora_tokens import describe
+from tests.agora_tokens import describe
 from tests.faults.crowd import gather_crowd
 from tests.faults.world import CALLS, SETTINGS, TOKENS, World
 

@@ -17,7 +17,7 @@ Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class FakeAgora:
-    """Rules and channels as Agora has them. `replies` are taken, one a request to (method, path), before all else."""
+    """Kicking rules as Agora has them. `replies` are taken, one a request to (method, path), before all else."""
 
     app_id: str = "970CA35de60c44645bbae8a215061b33"
     customer_id: str = "customer"
@@ -26,8 +26,6 @@ class FakeAgora:
     rules: list[dict[str, Any]] = field(default_factory=list)
     put_out: list[dict[str, Any]] = field(default_factory=list)
     """Every rule that was carried out, those of 0 seconds too."""
-    channels: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Channel → the `data` of its user list."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     replies: dict[tuple[str, str], list[Reply]] = field(default_factory=dict)
 
@@ -41,7 +39,6 @@ class FakeAgora:
         app = web.Application(middlewares=[self._faults, self._authorize])
         app.router.add_post(self.RULES, self.make_rule)
         app.router.add_get(self.RULES, self._list_rules)
-        app.router.add_get("/dev/v1/channel/user/{app_id}/{channel:[^/]+}", self._users)
         async with TestServer(app) as server:
             self.base = str(server.make_url("")).rstrip("/")
             yield self
@@ -77,12 +74,6 @@ class FakeAgora:
     async def _list_rules(self, request: web.Request) -> web.StreamResponse:
         assert request.query["appid"] == self.app_id
         return web.json_response({"status": "success", "rules": self.rules})
-
-    async def _users(self, request: web.Request) -> web.StreamResponse:
-        if request.match_info["app_id"] != self.app_id:
-            return web.json_response({"message": "invalid appid"}, status=400)
-        data = self.channels.get(request.match_info["channel"], {"channel_exist": False})
-        return web.json_response({"success": True, "data": data})
 
 
 def status(code: int, body: str = '{"message": "as the test wants it"}') -> Reply:

@@ -1,4 +1,4 @@
-"""Kicking rules and user lists, against a stand-in for Agora's REST API."""
+"""Kicking rules, against a stand-in for Agora's REST API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from realtime.adapters.agora_rest import AgoraRest, ChannelUsers, Outcome
+from realtime.adapters.agora_rest import AgoraRest, Outcome
 from tests.integration.agora_fake import FakeAgora, after, hang_up, silence, status
 
 RULES = FakeAgora.RULES
@@ -115,7 +115,7 @@ async def test_a_kick_without_a_ban_leaves_no_rule_to_look_for(agora, impatient)
     assert ("GET", RULES) not in agora.requests
 
 
-OUTCOMES = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("code", "outcome", "retryable"),
     [
         (429, Outcome.RATE_LIMITED, True),
@@ -130,9 +130,6 @@ OUTCOMES = pytest.mark.parametrize(
         (403, Outcome.UNAUTHORIZED, False),
     ],
 )
-
-
-@OUTCOMES
 @pytest.mark.parametrize("body", ['{"message": "no"}', "", "<html>"], ids=["JSON", "empty", "a page"])
 async def test_each_refusal_of_a_kick_has_its_name_and_says_whether_trying_again_helps(
     agora, rest, code, outcome, retryable, body
@@ -140,12 +137,6 @@ async def test_each_refusal_of_a_kick_has_its_name_and_says_whether_trying_again
     agora.reply("POST", RULES, status(code, body))
     assert await rest.kick(CHANNEL, 7, seconds=600) is outcome
     assert outcome.retryable is retryable
-
-
-@OUTCOMES
-async def test_each_refusal_of_a_user_list_has_its_name(agora, rest, code, outcome, retryable):
-    agora.reply("GET", f"/dev/v1/channel/user/{agora.app_id}/{CHANNEL}", status(code))
-    assert await rest.channel_users(CHANNEL) is outcome
 
 
 async def test_a_success_that_does_not_say_so_is_unknown(agora, rest):
@@ -172,7 +163,6 @@ async def test_where_nobody_listens_the_request_never_left(agora, session):
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         rest = client(agora, session, base=f"http://127.0.0.1:{taken.getsockname()[1]}")
         assert await rest.kick(CHANNEL, 7, seconds=600) is Outcome.UNREACHABLE
-        assert await rest.channel_users(CHANNEL) is Outcome.UNREACHABLE
         assert Outcome.UNREACHABLE.retryable
 
 
@@ -188,8 +178,8 @@ async def test_an_answer_without_end_is_not_read_to_its_end(agora, rest, monkeyp
         except ConnectionError:
             return response
 
-    agora.reply("GET", f"/dev/v1/channel/user/{agora.app_id}/{CHANNEL}", endless)
-    assert await rest.channel_users(CHANNEL) is Outcome.UNKNOWN
+    agora.reply("POST", RULES, endless)
+    assert await rest.kick(CHANNEL, 7, seconds=600) is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -209,56 +199,3 @@ async def test_a_kick_agora_would_not_take_or_would_take_for_anybody_is_never_se
     with pytest.raises(ValueError, match=r"not an Agora|kicking rule lasts"):
         await rest.kick(channel, uid, seconds=seconds)
     assert agora.requests == []
-
-
-@pytest.mark.parametrize(
-    ("data", "users"),
-    [
-        ({"channel_exist": True, "mode": 1, "total": 2, "users": [1, 2]}, ChannelUsers(True, frozenset({1, 2}))),
-        (
-            {"channel_exist": True, "mode": 2, "broadcasters": [1], "audience": [2, 3], "audience_total": 2},
-            ChannelUsers(True, frozenset({1, 2, 3})),
-        ),
-        ({"channel_exist": True, "mode": 1, "total": 0, "users": []}, ChannelUsers(True, frozenset())),
-        ({"channel_exist": False}, ChannelUsers(False, frozenset())),
-    ],
-)
-async def test_the_users_of_a_channel_are_told_in_either_profile(agora, rest, data, users):
-    agora.channels[CHANNEL] = data
-    assert await rest.channel_users(CHANNEL) == users
-
-
-async def test_a_channel_name_of_any_allowed_characters_reaches_agora_as_it_is(agora, rest):
-    name = "a b!#$%&()+-:;<=.>?@[]^_{}|~,%41"
-    agora.channels[name] = {"channel_exist": True, "mode": 1, "total": 1, "users": [5]}
-    assert await rest.channel_users(name) == ChannelUsers(True, frozenset({5}))
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "{}",
-        "[]",
-        '{"success": false, "data": {"channel_exist": false}}',
-        '{"success": true}',
-        '{"success": true, "data": []}',
-        '{"success": true, "data": {}}',
-        '{"success": true, "data": {"channel_exist": null}}',
-        '{"success": true, "data": {"channel_exist": true}}',
-        '{"success": true, "data": {"channel_exist": true, "users": {"1": 2}}}',
-        '{"success": true, "data": {"channel_exist": true, "users": ["1"]}}',
-        '{"success": true, "data": {"channel_exist": true, "users": [true]}}',
-        pytest.param("[" * 100_000, id="nested too deep"),
-    ],
-)
-async def test_an_answer_that_is_not_understood_is_never_an_empty_channel(agora, rest, body):
-    agora.reply("GET", f"/dev/v1/channel/user/{agora.app_id}/{CHANNEL}", status(200, body))
-    assert await rest.channel_users(CHANNEL) is Outcome.UNKNOWN
-
-
-@pytest.mark.parametrize("lost", [silence, hang_up])
-async def test_a_user_list_that_does_not_come_is_unknown(agora, impatient, lost):
-    # Twice, as the HTTP client itself repeats a GET whose connection broke.
-    agora.reply("GET", f"/dev/v1/channel/user/{agora.app_id}/{CHANNEL}", lost, lost)
-    assert await impatient.channel_users(CHANNEL) is Outcome.UNKNOWN

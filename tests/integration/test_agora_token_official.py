@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from realtime.adapters.agora_tokens import MAX_UID, TokenIssuer, describe, payload_007
+from realtime.adapters.agora_tokens import MAX_UID, TokenIssuer
+from tests.agora_tokens import describe, payload_007
 
 NODE = Path(__file__).parents[1] / "node"
 APP_ID = "970CA35de60c44645bbae8a215061b33"

@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from realtime.adapters.agora_tokens import (
     MAX_LIFETIME_S,
     MAX_UID,
-    MalformedToken,
     Privilege,
     TokenIssuer,
-    describe,
     pack_007,
-    payload_007,
 )
+from tests.agora_tokens import MalformedToken, describe, payload_007
 
 APP_ID = "970CA35de60c44645bbae8a215061b33"
 CERTIFICATE = "5CFd2fd1755d40ecb72977518be15d3b"
