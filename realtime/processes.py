@@ -168,10 +168,14 @@ class _Crew:
         worker.started_at = time.monotonic()
         # In a session of its own: Ctrl-C reaches the parent, which lets it drain.
         with theirs:
-            worker.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "realtime", "web", *told, env=self.environment, stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()], start_new_session=True,
-            )  # fmt: skip
+            try:
+                worker.process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "realtime", "web", *told, env=self.environment,
+                    stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
         said, worker.line = await asyncio.open_connection(sock=ours)
         answer = await said.readline()
         if not answer:
