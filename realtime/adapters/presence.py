@@ -9,6 +9,7 @@ All keys share a hash tag, which keeps the scripts legal on a Redis Cluster.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -65,8 +66,9 @@ class Presence:
         self._redis = redis
         self._tabs: Counter[str] = Counter()
         self._untold = False
-        self._moved_meanwhile: set[str] | None = None
-        """Who came or went while all users are being told again; None when they are not."""
+        self._nobody_missing = asyncio.Event()
+        """Not set while all users are being told again, when Redis may know none of them for a moment."""
+        self._nobody_missing.set()
         self.trouble: str | None = None
         """Why the last beat did not reach Redis: it is away, or takes no writes. None when it did."""
         self._beat = redis.register_script(_BEAT)
@@ -102,8 +104,8 @@ class Presence:
             await self._tell("sadd", user_id)
 
     async def _tell(self, command: str, user_id: str) -> None:
-        if self._moved_meanwhile is not None:
-            self._moved_meanwhile.add(user_id)
+        # Told before all others are, this one would be forgotten with what was known before.
+        await self._nobody_missing.wait()
         key = _TABS + self.instance_id
         try:
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -127,24 +129,18 @@ class Presence:
         self.trouble = None
 
     async def _tell_all(self) -> None:
-        """Who comes or goes while this is on its way may be told before it is carried out: they are told once more."""
-        self._moved_meanwhile = set()
-        try:
-            await self._replace_all()
-        finally:
-            moved, self._moved_meanwhile = self._moved_meanwhile, None
-        for user_id in moved:
-            await self._tell("sadd" if user_id in self._tabs else "srem", user_id)
-
-    async def _replace_all(self) -> None:
         key = _TABS + self.instance_id
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(key)
-            users = list(self._tabs)
-            for start in range(0, len(users), _USERS_A_QUERY):
-                pipe.sadd(key, *users[start : start + _USERS_A_QUERY])
-            pipe.pexpire(key, LAPSE_MS)
-            await pipe.execute()
+        self._nobody_missing.clear()
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(key)
+                users = list(self._tabs)
+                for start in range(0, len(users), _USERS_A_QUERY):
+                    pipe.sadd(key, *users[start : start + _USERS_A_QUERY])
+                pipe.pexpire(key, LAPSE_MS)
+                await pipe.execute()
+        finally:
+            self._nobody_missing.set()
 
     async def withdraw(self) -> None:
         """This instance is stopping."""
