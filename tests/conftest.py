@@ -4,6 +4,7 @@
 `database_url`                   a new database with every migration applied, cloned from a template, dropped afterwards
 `empty_database_url`             the same without any migration
 `db`                             an asyncpg connection to `database_url`
+`line`                           a line to the server, to be cut
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from psycopg import sql
 from ledger import migrations
 from ledger.database_url import DatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres
+from tests.faults.lines import Line, Lines
 
 pytest_plugins = ["tests.servers", "tests.faults.table"]
 
@@ -113,3 +115,13 @@ def _server(url: str) -> psycopg.Connection:
 
 def _with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture
+def line(postgres_server_url: str) -> Iterator[Line]:
+    """A line to PostgreSQL, to be cut."""
+    with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
+        host, port = connection.info.host, connection.info.port
+    lines = Lines()
+    yield lines.to(port, host)
+    lines.close()

@@ -7,14 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
-import psycopg
 import pytest
 
-from ledger.database_url import DatabaseUrl
 from realtime import embedded
 from tests.conftest import new_database
 from tests.contract.service import Browser, Pair, Pairs, Serve, Service, someone
-from tests.faults.lines import Line, Lines
 from tests.servers import PATIENCE_S, Opens, Server, eventually, launching
 
 
@@ -60,13 +57,3 @@ async def pair(open_tab: Opens, browser: Browser) -> Pairs:
         return made
 
     return make
-
-
-@pytest.fixture
-def line(postgres_server_url: str) -> Iterator[Line]:
-    """A line to PostgreSQL, to be cut."""
-    with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
-        host, port = connection.info.host, connection.info.port
-    lines = Lines()
-    yield lines.to(port, host)
-    lines.close()

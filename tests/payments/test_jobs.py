@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
-import psycopg
 import pytest
 
 from ledger import migrations
@@ -19,7 +18,7 @@ from realtime.adapters.transactions import Database
 from realtime.services import jobs, outages
 from realtime.services.jobs import Jobs, Periodic
 from realtime.services.upkeep import Upkeep
-from tests.faults.lines import Lines
+from tests.faults.lines import Line
 from tests.payments.conftest import LaunchPaying, Ledger
 from tests.payments.stripe import DECLINED_CARD, Stripe
 from tests.servers import Launch, eventually
@@ -155,7 +154,7 @@ async def test_jobs_wait_for_a_database_that_is_away(database_url: str, monkeypa
 
 
 async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when_it_is_over(
-    pool: Any, database_url: str, postgres_server_url: str, monkeypatch: pytest.MonkeyPatch
+    pool: Any, database_url: str, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, reasons, tries = [], [], []
 
@@ -164,10 +163,6 @@ async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when
         reasons.append(error)
 
     monkeypatch.setattr(outages, "log", SimpleNamespace(warning=waits, info=lambda event, **_: said.append(event)))
-    with psycopg.connect(DatabaseUrl.parse(postgres_server_url).for_psycopg()) as connection:
-        host, port = connection.info.host, connection.info.port
-    lines = Lines()
-    line = lines.to(port, host)
     runner = Runner(f"postgresql://postgres@127.0.0.1:{line.port}{urlsplit(database_url).path}")
     work = runner.jobs._work
 
@@ -189,7 +184,6 @@ async def test_an_outage_that_outlasts_many_tries_is_said_once_and_jobs_run_when
     assert said == ["jobs wait for PostgreSQL", "jobs run again"]
     runner.jobs.stop()
     await asyncio.wait_for(running, 30)
-    lines.close()
 
 
 async def test_expired_keys_go_and_unfinished_ones_stay(pool: Any, ledger: Ledger) -> None:
