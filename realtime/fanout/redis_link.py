@@ -2,13 +2,15 @@
 
 What a read brings is parsed at once (hiredis) and handed on whole, as one list of answers: no task, no queue and no
 future for each, which is most of what a message costs in a general client. Whoever holds the link counts the answers.
-Nothing connects again by itself: `lost` is done when the connection is over, and the holder makes the next one.
+Nothing connects again by itself: `lost` is done when the connection is over, and the holder makes the next one, with a
+`Backoff` between its tries.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -18,6 +20,8 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
 CONNECT_TIMEOUT_S = 5.0
+SHORTEST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
 
 
 class RedisError(Exception):
@@ -75,6 +79,20 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+
+
+class Backoff:
+    """Pauses between tries, each twice the last, and spread, so that not all instances come back at once."""
+
+    def __init__(self) -> None:
+        self._pause_s = SHORTEST_PAUSE_S
+
+    def reset(self) -> None:
+        self._pause_s = SHORTEST_PAUSE_S
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311  (spreads the load)
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
 
 def command(parts: Sequence[bytes]) -> bytes:

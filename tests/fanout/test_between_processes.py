@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import redis.asyncio
 import socketio
 import structlog
 
-from realtime.fanout import FanoutServer, bus
+from realtime.fanout import FanoutServer, bus, publishing, redis_link
+from realtime.fanout.messages import CONTROL, payload_of
 from tests.fanout.conftest import Raw, Running, ServeFanout, Socket, soon
 from tests.fanout.redis_cable import Cable, RealRedis
 from tests.servers import eventually
@@ -26,7 +28,8 @@ from tests.servers import eventually
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same behaviour with shorter times."""
     monkeypatch.setattr(bus, "PROBE_EVERY_S", 0.05)
-    monkeypatch.setattr(bus, "BACKOFF_S", (0.02, 0.2))
+    monkeypatch.setattr(redis_link, "SHORTEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(redis_link, "LONGEST_PAUSE_S", 0.2)
 
 
 class Node:
@@ -175,7 +178,7 @@ async def test_what_redis_was_away_for_too_long_to_take_is_told_to_processes_tha
     node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """python-socketio's manager tries twice, logs, and its caller never knows (#1411)."""
-    monkeypatch.setattr(bus, "KEEP_S", 0.1)
+    monkeypatch.setattr(publishing, "KEEP_S", 0.1)
     with structlog.testing.capture_logs() as lines:
         async with Cable(redis_url) as cable:
             cut_off, other = await node(cable.url), await node()
@@ -194,7 +197,7 @@ async def test_what_redis_was_away_for_too_long_to_take_is_told_to_processes_tha
 
 
 async def test_what_waits_for_redis_is_bounded(node: Nodes, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus, "QUEUE_BYTES", 100_000)
+    monkeypatch.setattr(publishing, "QUEUE_BYTES", 100_000)
     async with Cable(redis_url) as cable:
         one = await node(cable.url)
         cable.cut()
@@ -234,6 +237,20 @@ async def test_connections_that_were_lost_leave_none_behind(node: Nodes, command
             await commands.client_kill_filter(_id=each["id"])
         await soon(lambda gaps=gaps: len(one.gaps) > gaps and one.sio.deaf() is None)
         assert len(await ours()) <= 2, round_number
+
+
+async def test_a_subscription_does_not_outlive_what_it_says_of_its_connection(node: Nodes, commands: Any) -> None:
+    """A connection's own channel, held by the next one, would vouch for subscriptions that are not made yet."""
+    one = await node()
+    for _ in range(3):
+        gaps = len(one.gaps)
+        for each in await commands.client_list():
+            if each["name"].startswith("callmeter-listen"):
+                await commands.client_kill_filter(_id=each["id"])
+        await soon(lambda gaps=gaps: len(one.gaps) > gaps)
+    of_process = sorted(await commands.pubsub_channels("socketio:process:*"))
+    assert [name.count(b":") for name in of_process] == [2, 3], of_process
+    assert of_process[1] == of_process[0] + b":4"
 
 
 async def test_a_listener_that_idles_is_not_taken_for_lost(
@@ -281,6 +298,18 @@ async def test_no_message_on_redis_silences_the_listener(node: Nodes, raw: Raw, 
     assert one.gaps == []
 
 
+@pytest.mark.filterwarnings("ignore")
+async def test_what_arrives_with_a_message_that_cannot_be_read_counts_as_missed(
+    node: Nodes, raw: Raw, commands: Any
+) -> None:
+    one, other = await node(), await node()
+    tab = await one.tab(raw, "room")
+    await commands.publish("socketio:everybody", payload_of(b"stranger", CONTROL, b"no JSON", 1))
+    await soon(lambda: one.gaps and other.gaps)
+    await other.sio.emit("after", room="room")
+    assert await next_event(tab) == ["after"]
+
+
 async def test_a_process_that_is_subscribed_and_hears_nothing_says_so_and_subscribes_again(
     node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +327,37 @@ async def test_a_process_that_is_subscribed_and_hears_nothing_says_so_and_subscr
         assert other.gaps == []
         await other.sio.emit("heard", room="room")
         assert await next_event(tab) == ["heard"]
+
+
+async def test_a_process_that_waits_to_leave_a_room_while_nothing_comes_back_still_connects_again(
+    node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"DEAF_AFTER_S": 0.5, "LINGER_S": 0.0, "DROP_LEFT_EVERY_S": 0.05}.items():
+        monkeypatch.setattr(bus, name, value)
+    async with Cable(redis_url) as cable:
+        one = await node(cable.url)
+        tab = await one.tab(raw, "room")
+        cable.go_deaf(listening=True)
+        cable.go_deaf(listening=False)
+        await one.sio.emit("m", room="another room")
+        await tab.raw.close()
+        await soon(lambda: one.gaps and one.sio.deaf() is None)
+
+
+async def test_a_process_that_stood_still_does_not_take_itself_for_deaf(
+    node: Nodes, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus, "DEAF_AFTER_S", 0.2)
+    one, other = await node(), await node()
+    tab = await one.tab(raw, "room")
+    with structlog.testing.capture_logs() as logs:
+        time.sleep(0.6)  # this is the fault: nothing runs in this process
+        await other.sio.emit("m", room="room")
+        assert await next_event(tab) == ["m"]
+        lag_s = one.sio.stats().redis_lag_s
+        await soon(lambda: one.sio.stats().redis_lag_s != lag_s)
+    assert not [entry for entry in logs if "deaf" in entry["event"]]
+    assert (one.gaps, other.gaps) == ([], [])
 
 
 async def test_a_start_without_redis_serves_and_joins_when_it_comes(
