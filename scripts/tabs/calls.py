@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
 
+from scripts.tabs.crowd import Crowd
 from scripts.tabs.users import Expected, User
-
-if TYPE_CHECKING:
-    from scripts.tabs.crowd import Crowd
 
 PURSE_TOKENS = 100_000
 HEARD_WITHIN_S = 10.0

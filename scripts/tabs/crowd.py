@@ -1,15 +1,10 @@
-"""A process full of tabs, told what to do by JSON lines on its standard input: `python -m scripts.tabs.crowd`.
-
-A crowd ends when its input does, so it never outlives whoever started it.
-"""
+"""The tabs of one process: opening and closing them, and checking that each hears everything once and in order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
-import signal
 import sys
 import time
 from collections import Counter
@@ -17,17 +12,12 @@ from typing import Any
 
 import aiohttp
 import orjson
-import uvloop
 
-from scripts.tabs import calls, soak, storm
 from scripts.tabs.credentials import Credentials
 from scripts.tabs.histogram import Histogram
-from scripts.tabs.obedience import Say, obey
-from scripts.tabs.processes import open_files_to_the_limit
 from scripts.tabs.tab import OPEN, Address, Tab
 from scripts.tabs.users import User
 
-TELL_EVERY_S = 0.25
 CONNECTS_WITHIN_S = 15.0
 HTTP_WITHIN_S = 15.0
 VERSIONED = frozenset({b"balance:update", b"earnings:update"})
@@ -36,10 +26,10 @@ VERSIONED = frozenset({b"balance:update", b"earnings:update"})
 class Crowd:
     """The tabs of this process, what they have heard, and what they heard wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, http: aiohttp.ClientSession) -> None:
+        self.http = http
         self.address: Address
         self.credentials: Credentials
-        self.http: aiohttp.ClientSession
         self.url = ""
         self.users: list[User] = []
         self.opened = 0
@@ -199,15 +189,6 @@ class Crowd:
             self._milestone = None
         return True
 
-    async def storm(self, **options: Any) -> None:
-        await storm.run(self, **options)
-
-    async def calls(self, **options: Any) -> None:
-        await calls.run(self, **options)
-
-    async def soak(self, **options: Any) -> None:
-        await soak.run(self, **options)
-
     async def settle(self, *, within_s: float) -> None:
         """Wait until nothing comes any more; what the tabs then lack, by the server's word, was lost."""
         deadline = time.perf_counter() + within_s
@@ -251,25 +232,3 @@ class Crowd:
                 await asyncio.sleep(0)
         self.users = []
         self.opened = 0
-
-
-COMMANDS = frozenset({"be", "open", "heard", "storm", "calls", "soak", "settle", "figures", "recount", "close"})
-
-
-async def main() -> None:
-    crowd = Crowd()
-
-    async def tell(say: Say) -> None:
-        while True:
-            await asyncio.sleep(TELL_EVERY_S)
-            say(opened=crowd.opened, closed=crowd.closed.total(), events=crowd.events)
-
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HTTP_WITHIN_S)) as crowd.http:
-        await obey({name: getattr(crowd, name) for name in COMMANDS}, meanwhile=tell)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, who closes its input
-    open_files_to_the_limit()
-    gc.set_threshold(50_000)
-    uvloop.run(main())

@@ -82,7 +82,7 @@ class Crowds:
 @asynccontextmanager
 async def crowds(count: int) -> AsyncIterator[Crowds]:
     """Start client processes, which end with this block."""
-    starting = asyncio.gather(*(Child.start(sys.executable, "-m", "scripts.tabs.crowd") for _ in range(count)))
+    starting = asyncio.gather(*(Child.start(sys.executable, "-m", "scripts.tabs.crowd_process") for _ in range(count)))
     try:
         yield Crowds(await asyncio.shield(starting))  # who gives up meanwhile still has to stop them
     finally:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
 
+from scripts.tabs.crowd import Crowd
 from scripts.tabs.tab import OPEN, Tab
 from scripts.tabs.users import User
-
-if TYPE_CHECKING:
-    from scripts.tabs.crowd import Crowd
 
 PURSE_TOKENS = 1_000_000
 SHORT_PURSE_TOKENS = 100

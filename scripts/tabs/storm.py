@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import aiohttp
 
+from scripts.tabs.crowd import Crowd
 from scripts.tabs.users import User
-
-if TYPE_CHECKING:
-    from scripts.tabs.crowd import Crowd
 
 GRANTS_AT_ONCE = 64
 
