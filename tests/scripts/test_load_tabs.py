@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from scripts.tabs.crowd import Crowd
@@ -120,10 +121,11 @@ def test_percentiles_of_merged_histograms_are_those_of_all_their_durations() -> 
 async def test_what_a_tab_lost_heard_late_and_heard_twice_are_told_apart(
     versions: list[Any], lost: int, late: int, twice: int
 ) -> None:
-    crowd = Crowd()
-    tab = Tab(crowd, Address("http://127.0.0.1:1"), User("ann"), {}, opened_at=0.0)
-    for version in versions:
-        reason, number = version.split() if isinstance(version, str) else ("debit", version)
-        pushed = ["balance:update", {"version": int(number), "reason": reason}]
-        crowd.on_event(tab, b"42" + json.dumps(pushed, separators=(",", ":")).encode())
-    assert (crowd.lost, crowd.late, crowd.twice) == (lost, late, twice)
+    async with aiohttp.ClientSession() as http:
+        crowd = Crowd(http)
+        tab = Tab(crowd, Address("http://127.0.0.1:1"), User("ann"), {}, opened_at=0.0)
+        for version in versions:
+            reason, number = version.split() if isinstance(version, str) else ("debit", version)
+            pushed = ["balance:update", {"version": int(number), "reason": reason}]
+            crowd.on_event(tab, b"42" + json.dumps(pushed, separators=(",", ":")).encode())
+        assert (crowd.lost, crowd.late, crowd.twice) == (lost, late, twice)
