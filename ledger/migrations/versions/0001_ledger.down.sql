@@ -1,4 +1,4 @@
--- Everything 0001_ledger.up.sql made, and whatever was partitioned off since.
+-- Everything 0001_ledger_*.up.sql made, and whatever was partitioned off since.
 DO $$
 DECLARE
     v_name text;
