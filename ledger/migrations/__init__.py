@@ -1,8 +1,9 @@
 """The schema's history, and the three commands on it: up, down, status.
 
 A revision is `versions/NNNN_name.py` (a few lines: its number, the one before, `run_sql` up and down) beside
-`NNNN_name.up.sql` and `NNNN_name.down.sql`; the first is in parts, `0001_ledger_1_ids.up.sql` and on. One command runs in one transaction under an advisory lock: killed in the
-middle it leaves nothing, and a second process waits and then finds everything done.
+`NNNN_name.up.sql` and `NNNN_name.down.sql`; the first is in parts, `0001_ledger_1_ids.up.sql` and on. One command runs
+in one transaction under an advisory lock: killed in the middle it leaves nothing, and a second process waits and then
+finds everything done.
 
 The schema is the first one of the URL's search_path, made if it does not exist. SQL files never name it.
 """

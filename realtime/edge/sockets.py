@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from realtime.domain.trust import Identity, UserRole
 from realtime.edge import events, wire
 from realtime.edge.authentication import Authenticator
 from realtime.edge.errors import as_refused, socket_answer
+from realtime.edge.snapshots import Snapshots
 from realtime.services import pushes
 from realtime.services.attendance import Attendance
 from realtime.services.calls import Answered, Calls
@@ -29,13 +30,6 @@ from realtime.services.operations import OVERVIEW_EVERY_S, Operations
 from realtime.services.wallets import Wallets
 
 log = structlog.get_logger()
-
-
-SNAPSHOT_WAIT_S = 2.0
-"""How long a connection waits for its snapshot before it is made without one."""
-SNAPSHOT_RETRY_S = 1.0
-TABS_A_SNAPSHOT = 500
-"""Tabs whose users are read about in one query each for wallets and calls."""
 
 
 @dataclass(slots=True)
@@ -130,6 +124,7 @@ class Sockets:
         self._tracing = tracing
         self._lost = RecentlyLost()
         self._watchers = Watchers(operations, sio)
+        self._snapshots = Snapshots(sio, wallets, calls)
         self._tabs: dict[str, Tab] = {}
         self.draining = False
         sio.on("connect", self._connect)
@@ -160,18 +155,14 @@ class Sockets:
         await self._attendance.arrived(tab.user_id)
         # The snapshot is the first thing the tab hears. The room was entered before it is read: what changes in between
         # is held back until then, and follows as a push with a newer version.
-        try:
-            async with asyncio.timeout(SNAPSHOT_WAIT_S):
-                await self._greet([tab])
-        except Exception as error:
-            _note_no_snapshot(error)
-            self._sio.start_background_task(self._greet_when_possible, [tab])
+        await self._snapshots.greet(sid, tab.user_id)
 
     async def _disconnect(self, sid: str, reason: str = "") -> None:
         tab = self._tabs.pop(sid, None)
         if tab is None:
             return
         self._watchers.remove(sid)
+        self._snapshots.forget(sid)
         self._metrics.socket_gone(reason)
         if reason != LEFT_BY_ITSELF:
             self._lost.note(tab.user_id)
@@ -180,35 +171,9 @@ class Sockets:
             with suppress(RedisError):
                 await self._authenticator.sessions.detach(tab.session_id, sid)
 
-    async def _greet(self, tabs: Sequence[Tab]) -> None:
-        """Tell the tabs where their users stand: the balance, and the call that is going on."""
-        users = list({tab.user_id for tab in tabs})
-        wallets, calls = await self._wallets.wallets_of(users), await self._calls.live_of(users)
-        told = {user: pushes.snapshot(wallets[user], calls.get(user)) for user in users}
-        for tab in tabs:
-            await self._sio.greet(tab.sid, told[tab.user_id])
-
-    async def _greet_when_possible(self, tabs: Sequence[Tab]) -> None:
-        """The database could not be asked: they are told as soon as it can."""
-        while not self.draining:
-            await asyncio.sleep(SNAPSHOT_RETRY_S)
-            try:
-                await self._greet(tabs)
-            except Exception as error:
-                _note_no_snapshot(error)
-            else:
-                return
-
     async def send_snapshots(self) -> None:
         """Tell every tab here where its user stands: pushes may have been missed."""
-        tabs = list(self._tabs.values())
-        for start in range(0, len(tabs), TABS_A_SNAPSHOT):
-            some = tabs[start : start + TABS_A_SNAPSHOT]
-            try:
-                await self._greet(some)
-            except Exception as error:
-                _note_no_snapshot(error)
-                await self._greet_when_possible(some)
+        await self._snapshots.tell_all({tab.sid: tab.user_id for tab in self._tabs.values()})
 
     async def drain(self) -> None:
         """No new connections or calls; the tabs lose their connection and come back elsewhere by themselves.
@@ -216,6 +181,7 @@ class Sockets:
         They are not disconnected by a packet of Socket.IO's: official clients take that for a wish and stay away.
         """
         self.draining = True
+        self._snapshots.stop()
         await self._sio.drain()
 
     # -- events --------------------------------------------------------------------------------------------------
@@ -299,11 +265,6 @@ class Sockets:
         call = answered.call
         await self._sio.enter_room(tab.sid, pushes.call_room(call, call.role_of(tab.user_id)))
         return {"call": pushes.call_payload(call), "agora": answered.agora}
-
-
-def _note_no_snapshot(error: Exception) -> None:
-    if as_refused(error) is None:
-        log.error("a snapshot failed", exc_info=error)
 
 
 class SocketEvent(NamedTuple):
