@@ -53,7 +53,6 @@ async def insert(
     amount_cents: int,
     tokens: int,
     payment_method_id: str,
-    spend_day: date,
     check_in_s: float,
 ) -> Purchase:
     return _purchase(
@@ -65,7 +64,6 @@ async def insert(
             amount_cents,
             tokens,
             payment_method_id,
-            spend_day,
             check_in_s,
         )
     )
@@ -129,10 +127,9 @@ async def check_again(conn: Any, purchase_id: UUID, in_s: float) -> None:
     await conn.execute(_SQL["check_again"], purchase_id, in_s)
 
 
-async def reserve_spend(conn: Any, user_id: str, cents: int, limit_cents: int) -> date | None:
-    """Take `cents` of today's allowance; the day, or None if there is not that much left."""
-    day: date | None = await conn.fetchval(_SQL["reserve_spend"], user_id, cents, limit_cents)
-    return day
+async def reserve_spend(conn: Any, user_id: str, cents: int, limit_cents: int) -> bool:
+    """Take `cents` of the allowance for the day on which the transaction began; False if not that much is left."""
+    return await conn.fetchval(_SQL["reserve_spend"], user_id, cents, limit_cents) is not None
 
 
 async def spent_today(conn: Any, user_id: str) -> SpentToday:

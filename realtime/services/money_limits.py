@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -33,6 +32,10 @@ class Operation:
     key: str
     keep_s: int
     allowance: Allowance | None = None
+
+
+class NothingLeft(Exception):
+    """The day's allowance has not that much left: nothing of the transaction may be committed."""
 
 
 class MoneyLimits:
@@ -65,15 +68,20 @@ class MoneyLimits:
         except UNREACHABLE as error:
             raise errors.LimiterUnavailable from error
 
-    async def reserve(self, conn: Any, user_id: str, cents: int) -> date:
-        """Take `cents` of the allowance for this UTC day, in the caller's transaction. Raises DailyLimitExceeded."""
-        day = await purchases_store.reserve_spend(conn, user_id, cents, self._daily_cents)
-        if day is None:
-            today = await purchases_store.spent_today(conn, user_id)
-            raise errors.DailyLimitExceeded(
-                None, limitCents=self._daily_cents, spentCents=today.spent_cents, resetsAt=iso(today.resets_at)
-            )
-        return day
+    async def reserve(self, conn: Any, user_id: str, cents: int) -> None:
+        """Take `cents` of the allowance for this UTC day, in the caller's transaction. Raises NothingLeft.
+
+        The last thing in it: all who buy for the same user wait for one row until the transaction ends.
+        """
+        if not await purchases_store.reserve_spend(conn, user_id, cents, self._daily_cents):
+            raise NothingLeft
+
+    async def exceeded(self, conn: Any, user_id: str) -> errors.DailyLimitExceeded:
+        """The refusal, with what is spent of the allowance and until when."""
+        today = await purchases_store.spent_today(conn, user_id)
+        return errors.DailyLimitExceeded(
+            None, limitCents=self._daily_cents, spentCents=today.spent_cents, resetsAt=iso(today.resets_at)
+        )
 
     @staticmethod
     async def release(conn: Any, purchase: Purchase) -> None:

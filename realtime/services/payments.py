@@ -26,7 +26,7 @@ from realtime.services import idempotency, jobs, purchase_records
 from realtime.services.calls import Transactions
 from realtime.services.charging import Budget, Charging
 from realtime.services.idempotency import Claim, Idempotency, Kept, Keyed
-from realtime.services.money_limits import MoneyLimits, Operation
+from realtime.services.money_limits import MoneyLimits, NothingLeft, Operation
 from realtime.services.purchase_records import PurchaseRecords
 
 log = structlog.get_logger()
@@ -97,10 +97,16 @@ class Payments:
 
     async def _begin(self, claim: Claim, order: Order) -> Purchase:
         """The first recovery point. Raises DailyLimitExceeded."""
+        try:
+            return await self._claim_purchase(claim, order)
+        except NothingLeft:
+            async with self._db.connection() as conn:
+                raise await self._limits.exceeded(conn, claim.request.user_id) from None
+
+    async def _claim_purchase(self, claim: Claim, order: Order) -> Purchase:
         user_id, key = claim.request.user_id, claim.request.key
         first_check_s = purchase_records.FIRST_CHECK_S
         async with self._db.begin() as conn:
-            day = await self._limits.reserve(conn, user_id, order.amount_cents)
             purchase = await purchases_store.insert(
                 conn,
                 purchase_id=new_id(),
@@ -109,12 +115,12 @@ class Payments:
                 amount_cents=order.amount_cents,
                 tokens=tokens_for(order.amount_cents, self._tokens_per_usd),
                 payment_method_id=order.payment_method_id,
-                spend_day=day,
                 check_in_s=first_check_s - 1,
             )
             if not await idempotency_store.set_subject(conn, user_id, key, claim.holder, purchase.id):
                 raise idempotency.LostHold
             await jobs.defer(conn, "check_purchase", in_s=first_check_s, purchase_id=str(purchase.id))
+            await self._limits.reserve(conn, user_id, order.amount_cents)
         return purchase
 
     async def _advance(self, purchase: Purchase, *, resumed: bool) -> None:

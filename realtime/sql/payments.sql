@@ -1,9 +1,9 @@
 -- Purchases, refunds, disputes, the daily allowance and the provider's events.
 
 -- name: insert_purchase
--- A purchase at its first recovery point.
+-- A purchase at its first recovery point; it counts for the day on which its transaction began.
 INSERT INTO purchases (id, user_id, idempotency_key, amount_cents, tokens, payment_method_id, spend_day, next_check_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, now() + $8 * interval '1 second')
+VALUES ($1, $2, $3, $4, $5, $6, (now() AT TIME ZONE 'UTC')::date, now() + $7 * interval '1 second')
 RETURNING *;
 
 -- name: purchase
@@ -50,12 +50,14 @@ UPDATE purchases SET next_check_at = now() + $2 * interval '1 second'
 WHERE id = $1 AND status NOT IN ('succeeded', 'failed');
 
 -- name: reserve_spend
--- Take a part of today's allowance, if it has that much left; answers nothing if it has not. Days are UTC.
+-- Take a part of today's allowance, if it has that much left; answers nothing if it has not. Days are UTC. What is plainly
+-- too much is refused without waiting for the row, which those who buy at the same time hold one after the other.
 INSERT INTO daily_spend AS d (user_id, day, spent_cents)
-SELECT $1, (now() AT TIME ZONE 'UTC')::date, $2::bigint WHERE $2::bigint <= $3::bigint
+SELECT $1, t.day, $2::bigint FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) t
+WHERE coalesce((SELECT spent_cents FROM daily_spend WHERE user_id = $1 AND day = t.day), 0) + $2::bigint <= $3::bigint
 ON CONFLICT (user_id, day) DO UPDATE SET spent_cents = d.spent_cents + excluded.spent_cents
 WHERE d.spent_cents + excluded.spent_cents <= $3::bigint
-RETURNING day;
+RETURNING true;
 
 -- name: spent_today
 -- What is spent of today's allowance, and when the next day begins.

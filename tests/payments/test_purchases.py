@@ -177,6 +177,19 @@ async def test_the_daily_limit_holds_exactly_under_fifty_purchases_at_once_on_tw
     ledger.prove()
 
 
+async def test_what_is_plainly_beyond_the_daily_limit_is_refused_while_another_purchase_holds_the_allowance(
+    launch_paying: LaunchPaying, stripe: Stripe, ledger: Ledger
+) -> None:
+    buyer = launch_paying(DAILY_SPEND_LIMIT_CENTS=1_000)
+    card = await stripe.card()
+    assert (await buyer.buy(card, 700)).status == 200
+    async with ledger.conn.transaction():
+        await ledger.conn.execute("SELECT FROM daily_spend FOR UPDATE")
+        beyond = await buyer.buy(card, 700)
+    assert (beyond.status, beyond.body["code"], beyond.body["spentCents"]) == (403, "daily_limit_exceeded", 700)
+    assert (await buyer.buy(card, 300)).status == 200
+
+
 async def test_a_declined_card_is_said_with_its_code_and_gives_the_allowance_back(
     launch_paying: LaunchPaying, stripe: Stripe, ledger: Ledger
 ) -> None:

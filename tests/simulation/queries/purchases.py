@@ -11,12 +11,11 @@ from tests.simulation.queries.rows import FINISHED, found, seconds
 
 
 async def insert_purchase(
-    tx: Transaction, purchase_id: UUID, user: str, key: str, cents: int, tokens: int, method: str, day: Any,
-    check_in_s: float,
+    tx: Transaction, purchase_id: UUID, user: str, key: str, cents: int, tokens: int, method: str, check_in_s: float,
 ) -> list[Row]:  # fmt: skip
     row = {
         "id": purchase_id, "user_id": user, "idempotency_key": key, "amount_cents": cents, "tokens": tokens,
-        "payment_method_id": method, "status": "claimed", "spend_day": day, "payment_intent_id": None,
+        "payment_method_id": method, "status": "claimed", "spend_day": tx.began.date(), "payment_intent_id": None,
         "decline_code": None, "failure": None, "created_at": tx.began, "finished_at": None,
         "next_check_at": tx.began + seconds(check_in_s), "checks": 0, "refunded_cents": 0, "disputed_cents": 0,
         "reversed_cents": 0, "reversed_tokens": 0, "owed_tokens": 0, "adjustments": 0,
@@ -95,12 +94,15 @@ async def check_again(tx: Transaction, purchase_id: UUID, in_s: float) -> list[R
 
 async def reserve_spend(tx: Transaction, user: str, cents: int, limit: int) -> list[Row]:
     day = tx.began.date()
+    seen = tx.get("spend", (user, day))
+    if (seen["spent_cents"] if seen else 0) + cents > limit:
+        return []
     row = await tx.hold("spend", (user, day))
     spent = (row["spent_cents"] if row else 0) + cents
     if spent > limit:
         return []
     tx.put("spend", (user, day), {"spent_cents": spent})
-    return [{"day": day}]
+    return [{"true": True}]
 
 
 async def spent_today(tx: Transaction, user: str) -> list[Row]:
