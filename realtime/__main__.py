@@ -131,14 +131,14 @@ def complete(settings: Settings, *, migrate: bool) -> Iterator[Settings]:
 
 def _migrate(url: str) -> None:
     # Alembic takes a quarter of the time a start takes, and most starts migrate nothing.
-    import sqlalchemy.exc  # noqa: PLC0415
+    import psycopg  # noqa: PLC0415
 
     from ledger import migrations  # noqa: PLC0415
 
     try:
         migrations.up(url)
-    except sqlalchemy.exc.DBAPIError as error:
-        raise StartFailed("DATABASE_URL: the database cannot be migrated", error.orig or error) from error
+    except psycopg.Error as error:
+        raise StartFailed("DATABASE_URL: the database cannot be migrated", error) from error
 
 
 def _stripe_stand_in(settings: Settings, stack: contextlib.ExitStack) -> dict[str, Any]:

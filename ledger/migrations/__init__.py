@@ -21,6 +21,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from ledger.database_url import DatabaseUrl
@@ -60,7 +61,7 @@ def down(url: str, revision: str = "base") -> Status:
 def status(url: str) -> Status:
     """Reads where the schema stands; changes nothing."""
     engine = create_engine(DatabaseUrl.parse(url).for_sqlalchemy(), poolclass=NullPool)
-    with engine.connect() as connection:
+    with _raised_as_by_psycopg(), engine.connect() as connection:
         return _status(_config(), connection)
 
 
@@ -75,7 +76,7 @@ def run_sql(file_name: str) -> None:
 def _locked(url: str) -> Iterator[tuple[Config, Connection]]:
     database = DatabaseUrl.parse(url)
     engine = create_engine(database.for_sqlalchemy(), poolclass=NullPool)
-    with engine.begin() as connection:
+    with _raised_as_by_psycopg(), engine.begin() as connection:
         schema = database.schema or "public"
         connection.execute(
             text("SELECT pg_advisory_xact_lock(:lock, hashtext(:schema))"), {"lock": ADVISORY_LOCK, "schema": schema}
@@ -85,6 +86,15 @@ def _locked(url: str) -> Iterator[tuple[Config, Connection]]:
         config = _config()
         config.attributes["connection"] = connection
         yield config, connection
+
+
+@contextmanager
+def _raised_as_by_psycopg() -> Iterator[None]:
+    """SQLAlchemy wraps errors of what it does by itself, connecting among them, and not those of `run_sql`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise error.orig or error from None
 
 
 def _config() -> Config:

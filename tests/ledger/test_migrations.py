@@ -8,9 +8,11 @@ import psycopg
 import pytest
 
 from ledger import migrations
+from ledger.__main__ import main
 from ledger.database_url import DatabaseUrl
 from ledger.verify import verify
 from tests.ledger import busy
+from tests.servers import free_port
 
 LEFT_BEHIND = """
     SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = %(schema)s::regnamespace
@@ -40,6 +42,16 @@ def test_processes_that_migrate_at_once_wait_for_each_other(empty_database_url: 
     with ThreadPoolExecutor(4) as pool:
         statuses = list(pool.map(migrations.up, [empty_database_url] * 4))
     assert {status.pending for status in statuses} == {()}
+
+
+@pytest.mark.parametrize("direction", ["up", "down", "status"])
+def test_a_server_that_does_not_answer_is_said_in_one_line(
+    direction: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://anybody@127.0.0.1:{free_port()}/any")
+    assert main(["migrate", direction]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("ledger: PostgreSQL: connection failed:")
 
 
 def test_down_on_a_database_never_migrated_changes_nothing(empty_database_url: str) -> None:
