@@ -80,9 +80,11 @@ def test_a_command_of_the_ledger_that_is_ended_stops_the_server_it_started(home:
     assert not _postgres_answers(home)
 
 
-def test_ctrl_c_while_the_program_is_still_being_loaded_says_nothing(home: Path) -> None:
+@pytest.mark.parametrize("module", ["realtime", "installed"])
+def test_ctrl_c_while_the_program_is_still_being_loaded_says_nothing(home: Path, module: str) -> None:
+    (home / "installed.py").write_text("from realtime.command import main\nmain()\n")  # as pip writes bin/callmeter
     (home / "structlog.py").write_text("import sys, time\nprint('loading', flush=True)\ntime.sleep(600)\n")
-    server = _started(home, "realtime", path=f"{home}{os.pathsep}{ROOT}")
+    server = _started(home, module, path=f"{home}{os.pathsep}{ROOT}")
     _until(server, "loading")
     server.send_signal(signal.SIGINT)
     said, _ = server.communicate(timeout=60)

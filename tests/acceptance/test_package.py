@@ -36,4 +36,4 @@ def test_the_wheel_holds_the_queries_the_migrations_the_page_and_the_command(tmp
     built = ROOT / "web" / "dist"
     pages = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
     assert {f"realtime/edge/page/{page}" for page in pages} <= names
-    assert "callmeter = realtime.__main__:main" in commands
+    assert "callmeter = realtime.command:main" in commands
