@@ -112,7 +112,7 @@ class AgoraRest:
         if answer.maybe_done and seconds and await self._has_rule(channel, uid):
             return Outcome.DONE
         if answer.outcome is Outcome.DONE and answer.body.get("status") != "success":
-            log.warning("agora_answer_not_understood", path="/dev/v1/kicking-rule", status=200)
+            log.warning("an answer of Agora is not understood", path="/dev/v1/kicking-rule", status=200)
             return Outcome.UNKNOWN
         return answer.outcome
 
@@ -133,7 +133,7 @@ class AgoraRest:
                     outcome = Outcome.UNKNOWN
                 if outcome is not Outcome.DONE:
                     log.warning(
-                        "agora_request_failed",
+                        "a request to Agora failed",
                         method=method,
                         path=path,
                         status=response.status,
@@ -146,7 +146,7 @@ class AgoraRest:
             outcome, reason = Outcome.UNREACHABLE, type(error).__name__
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             outcome, reason = Outcome.UNKNOWN, type(error).__name__
-        log.warning("agora_request_failed", method=method, path=path, outcome=outcome.code, error=reason)
+        log.warning("a request to Agora failed", method=method, path=path, outcome=outcome.code, error=reason)
         return _Answer(outcome, {}, maybe_done=outcome is Outcome.UNKNOWN)
 
 
