@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import asyncpg
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
 from procrastinate.exceptions import ConnectorException
 from redis.exceptions import RedisError
 
@@ -114,8 +115,8 @@ def _short_traceback(_logger: Any, _method: str, event: Any) -> Any:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Not the traceback the HTTP library writes for each request of a stranger's that is no HTTP."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Not the HTTP library's traceback of a stranger's request that is no HTTP, or whose body breaks off."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, RequestPayloadError)))
 
 
 def _is_no_echo(record: logging.LogRecord) -> bool:

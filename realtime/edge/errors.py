@@ -81,8 +81,10 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] = {}
     return answer
 
 
-def http_answer(error: BaseException) -> web.Response:
-    """What an HTTP client is told of `error`."""
+def http_answer(error: BaseException, request: web.Request | None = None) -> web.Response:
+    """What an HTTP client is told of `error`, met while `request` was handled."""
+    if request is not None and error is request.content.exception():  # cut off, or not compressed as its headers say
+        error = errors.InvalidPayload("the body cannot be read to its end")
     if isinstance(error, web.HTTPException):
         code = HTTP_CODES.get(HTTPStatus(error.status), "http_error")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}

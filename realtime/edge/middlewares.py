@@ -27,7 +27,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        return http_answer(error)
+        return http_answer(error, request)
 
 
 def _cors(allowed_origins: tuple[str, ...]) -> Any:

@@ -163,7 +163,7 @@ def _endpoint(route: Route, authenticator: Authenticator) -> Callable[[web.Reque
         try:
             answer = await answered(request)
         except Exception as error:
-            answer = http_answer(error)
+            answer = http_answer(error, request)
         answer.headers.update(route.always)
         return answer
 

@@ -142,6 +142,9 @@ GARBAGE = {
     "deflate that is none": (
         b"POST /dev/login HTTP/1.1\r\nHost: x\r\nContent-Encoding: deflate\r\nContent-Length: 4\r\n\r\nabcd"
     ),
+    "gzip that is none": (
+        b"POST /dev/login HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"
+    ),
     "an upgrade to nothing": b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nUpgrade: x\r\n\r\n",
     "a WebSocket without a key": (
         b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
@@ -182,6 +185,26 @@ async def test_garbage_on_the_port_harms_no_one_else(service: Service, open_tab:
         assert not answer.startswith(b"HTTP/1.1 5"), answer[:500]
     writer.close()
     assert (await bystander.ask("balance:get"))["ok"]
+
+
+@pytest.mark.parametrize("kind", ["a body that stops", "gzip that is none"])
+async def test_a_body_that_cannot_be_read_is_its_senders_fault_and_writes_no_traceback(
+    service: Service, kind: str
+) -> None:
+    before = len(service.server.log.read_bytes())
+
+    def said() -> str:
+        return service.server.log.read_bytes()[before:].decode()
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.server.port)
+    writer.write(GARBAGE[kind])
+    writer.write_eof()
+    async with asyncio.timeout(PATIENCE_S):
+        await reader.read()  # until the server has closed, after all it has to say
+    await eventually(lambda: "/dev/login" in said())
+    assert "invalid_payload" in said()
+    assert "Traceback" not in said()
+    writer.close()
 
 
 BAD_POLLS = {
