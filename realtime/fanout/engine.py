@@ -321,7 +321,7 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
             raise Refusal(BAD_REQUEST)
         head = handshake.head_of(request.method, request.path_qs, request.raw_headers)
         peer = _peer_of(request)
-        self.connections.opened(peer[0])
+        self.connections.taken_over(peer[0])
         transport.pause_reading()
         try:
             self.open_websocket(transport, head, handshake.parse(head), peer)

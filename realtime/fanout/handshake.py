@@ -107,4 +107,7 @@ def environ_of(head: bytes, peer: tuple[str, int]) -> dict[str, Any]:
 
 def same_origin(origin: str, host: str) -> bool:
     """A page of this very server: browsers always send the host they connect to."""
-    return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    try:
+        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # brackets that hold no address
+        return False

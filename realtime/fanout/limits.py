@@ -50,9 +50,13 @@ class Connections:
         count = self._by_address.get(address, 0)
         if address and count >= self._limit and not is_within(address, self._proxies):
             return False
-        self._by_address[address] = count + 1
-        self.total += 1
+        self.taken_over(address)
         return True
+
+    def taken_over(self, address: str) -> None:
+        """Count one that has its share already once more, until who had it before has let go of it."""
+        self._by_address[address] = self._by_address.get(address, 0) + 1
+        self.total += 1
 
     def closed(self, address: str) -> None:
         self.total -= 1

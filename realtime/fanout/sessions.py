@@ -256,7 +256,7 @@ class Session:
 
     def on_probe(self, wire: Wire, text: str) -> None:
         """A packet on a WebSocket that wants to take the session over."""
-        if text == "2probe" and self.wire is None:
+        if text == "2probe" and self.wire is None and not self.closed:
             self.upgrading = True
             self.wire = wire
             wire.write(PROBE_ANSWER_FRAME)

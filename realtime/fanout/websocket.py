@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from realtime.fanout.engine import EngineServer
     from realtime.fanout.sessions import Session
 
+GOODBYE_WITHIN_S = 10.0
+"""For what is still being sent when a connection is closed. A client that takes nothing would keep it for ever."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _shared = memoryview(bytearray(256 * 1024))
 
@@ -151,6 +153,7 @@ class Wire(asyncio.BufferedProtocol):
         goodbye = frames.close_frame(code, why)
         if transport.get_write_buffer_size():
             transport.write(goodbye)
+            self.engine.wheel.schedule(self, self.engine.now() + GOODBYE_WITHIN_S)
         else:
             self._try_write(goodbye)
         self._forget_fd()
@@ -184,8 +187,10 @@ class Wire(asyncio.BufferedProtocol):
         self.session.on_wire_lost(self)
 
     def on_time(self, now: float) -> float | None:
-        """The time for an upgrade is over."""
-        if self.probing:
+        """The time for an upgrade, or for the goodbye, is over."""
+        if self.transport.is_closing():
+            self.transport.abort()
+        elif self.probing:
             self.engine.counters.drops["upgrade_timeout"] += 1
             self.close(frames.POLICY_VIOLATION)
         return None

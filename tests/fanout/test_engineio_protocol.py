@@ -276,6 +276,15 @@ async def test_a_second_websocket_of_an_upgraded_session_is_refused_and_harms_no
     assert await socket.hear() == "4hello"
 
 
+async def test_a_websocket_does_not_take_over_a_session_that_has_ended(server: Running, raw: Raw) -> None:
+    sid = await raw.open_polling(server)
+    late = await raw.connect(server.websocket_url(sid))
+    await raw.post(server.polling_url(sid), "1")
+    await late.say("2probe", "5")
+    assert await late.closed() == 1002
+    assert server.sio.stats().upgrades == 0
+
+
 async def test_an_upgrade_that_breaks_off_leaves_the_session_polling(server: Running, raw: Raw) -> None:
     sid = await raw.open_polling(server)
     for first_words in (["2probe"], ["4not a probe"], []):

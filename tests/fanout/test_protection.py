@@ -72,6 +72,18 @@ async def test_an_allowed_page_ones_own_page_and_who_is_no_browser_are_let_in(
     assert server.drops("origin") == 0
 
 
+@pytest.mark.parametrize("origin", ["http://[", "https://[x]", "//]"])
+async def test_an_origin_that_is_no_address_is_refused_and_holds_no_connection(
+    serve_fanout: ServeFanout, raw: Raw, origin: str
+) -> None:
+    server = await serve_fanout(everybody, allowed_origins=[PAGE])
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await raw.connect(server.websocket_url(), headers={"Origin": origin})
+    assert refused.value.status == 403
+    await soon(lambda: server.sio.stats().connections == 0)
+    assert (await raw.get(server.polling_url(), headers={"Origin": origin}))[0] == 403
+
+
 # How many
 
 
@@ -86,6 +98,25 @@ async def test_an_address_has_so_many_connections_and_gets_them_back(serve_fanou
     await sockets.pop().raw.close()
     await soon(lambda: server.sio.stats().connections == 2)
     await alive(await raw.joined(server))
+
+
+async def test_an_upgrade_on_the_last_connection_an_address_has_is_counted_once(
+    serve_fanout: ServeFanout, raw: Raw
+) -> None:
+    server = await serve_fanout(everybody, limits=Limits(connections_per_address=1))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
+        async with http.get(server.polling_url()) as opened:
+            sid = json.loads((await opened.text())[1:])["sid"]
+        async with http.ws_connect(server.websocket_url(sid)) as upgrading:  # on the connection that is kept
+            await upgrading.send_str("2probe")
+            assert await upgrading.receive_str() == "3probe"
+            assert server.sio.stats().connections == 1
+            with pytest.raises(aiohttp.ClientError):
+                await raw.connect(server.websocket_url())
+            await upgrading.send_str("5")
+            await soon(lambda: server.sio.stats().upgrades == 1)
+    await soon(lambda: server.sio.stats().sockets == 0)
+    assert server.sio.stats().connections == 0
 
 
 async def test_a_trusted_proxy_has_as_many_connections_as_it_needs(serve_fanout: ServeFanout, raw: Raw) -> None:
@@ -134,6 +165,23 @@ async def test_a_session_that_joins_no_namespace_is_dropped_by_either_transport(
     assert await idle.closed() == 1008
     await soon(lambda: server.drops("handshake_timeout") == 2)
     assert (await raw.get(server.polling_url(sid)))[0] == 400
+
+
+async def test_a_client_that_takes_nothing_is_rid_of_soon_after_the_end(
+    serve_fanout: ServeFanout, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.fanout.websocket.GOODBYE_WITHIN_S", 0.3)
+    server = await serve_fanout(everybody, limits=Limits(send_queue_bytes=50_000_000))
+    deaf = await raw.joined(server)
+    client: asyncio.BaseProtocol = deaf.raw._reader._protocol
+    client.pause_reading()  # type: ignore[attr-defined]
+    for _ in range(20):
+        await server.sio.emit("news", "x" * 1_000_000)
+    await soon(lambda: server.sio.stats().send_queue_bytes > 0)
+    await server.sio.eio.disconnect()
+    await soon(lambda: server.sio.stats().sockets == 0)
+    await soon(lambda: server.sio.stats().connections == 0)
+    client.resume_reading()  # type: ignore[attr-defined]
 
 
 # How much
