@@ -10,13 +10,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from realtime.domain.errors import CsrfRefused, Forbidden, OriginRefused, Unauthenticated
 from realtime.domain.trust import Identity, UserRole
 from realtime.edge.identity import Verifier
+from realtime.fanout.handshake import same_origin
 from realtime.services.sessions import Session, Sessions
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -98,7 +98,7 @@ class Authenticator:
         """
         if origin is None or origin in self._allowed_origins:
             return
-        if not host or urlsplit(origin).netloc.lower() != host.lower():
+        if not same_origin(origin, host or ""):
             raise OriginRefused
 
     # -- sockets -------------------------------------------------------------------------------------------------

@@ -146,11 +146,16 @@ class Sockets:
             answer = socket_answer(error)["error"]
             self._metrics.connects.labels(answer["code"]).inc()
             raise socketio.exceptions.ConnectionRefusedError(answer["message"], answer) from None
+        try:
+            await self._sio.enter_room(sid, pushes.user_room(tab.user_id))
+        except socketio.exceptions.ConnectionRefusedError as refused:  # one more than a user may have
+            self._metrics.connects.labels(refused.error_args["data"]["code"]).inc()
+            await self._detach(tab)
+            raise
         self._tabs[sid] = tab
         self._metrics.connects.labels("ok").inc()
         if self._lost.back(tab.user_id):
             self._metrics.reconnects.inc()
-        await self._sio.enter_room(sid, pushes.user_room(tab.user_id))
         self._sio.set_expiry(sid, tab.identity.expires_at_s)
         await self._attendance.arrived(tab.user_id)
         # The snapshot is the first thing the tab hears. The room was entered before it is read: what changes in between
@@ -167,9 +172,12 @@ class Sockets:
         if reason != LEFT_BY_ITSELF:
             self._lost.note(tab.user_id)
         await self._attendance.left(tab.user_id)
+        await self._detach(tab)
+
+    async def _detach(self, tab: Tab) -> None:
         if tab.session_id is not None:
             with suppress(RedisError):
-                await self._authenticator.sessions.detach(tab.session_id, sid)
+                await self._authenticator.sessions.detach(tab.session_id, tab.sid)
 
     async def send_snapshots(self) -> None:
         """Tell every tab here where its user stands: pushes may have been missed."""
@@ -248,6 +256,8 @@ class Sockets:
         if identity.user_id != tab.user_id:
             raise Unauthenticated("the token is another user's")
         tab.identity = identity
+        if identity.role is not UserRole.ADMIN:
+            self._watchers.remove(tab.sid)
         self._sio.set_expiry(tab.sid, identity.expires_at_s)
         return {"expiresAt": pushes.iso(datetime.fromtimestamp(identity.expires_at_s, UTC))}
 

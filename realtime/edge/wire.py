@@ -87,7 +87,8 @@ def parse(model: type[P], data: Any) -> P:
     except ValidationError as invalid:
         first = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part)[:64] for part in first["loc"])  # a name nobody knows is the sender's own
-        raise InvalidPayload(f"{where}: {first['msg']}".removeprefix(": ")) from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise InvalidPayload(f"{where}: {what}".removeprefix(": ")) from None
     except RecursionError:
         raise InvalidPayload("nested too deeply") from None
 

@@ -17,14 +17,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
 from realtime.fanout.channels import Channels
 from realtime.fanout.messages import BODY, GAP, KIND, NUMBER, PROBE, TAG_LENGTH, Message
 from realtime.fanout.redis_link import Backoff, Link, RedisError, command, connect
 from realtime.fanout.stats import Stats
-
-log = structlog.get_logger()
 
 SUBSCRIBE_WAIT_S = 2.0
 SENDERS_REMEMBERED = 4_096
@@ -202,9 +198,10 @@ class Listener:
             what, channel, payload = reply
             if what == b"message":
                 if channel == stock:
-                    self._hand_on(arrived)
-                    arrived = []
-                    self._taken(self._on_stock, payload)
+                    if arrived:
+                        self._on_messages(arrived)
+                        arrived = []
+                    self._on_stock(payload)
                 elif (message := self._opened(channel, payload)) is not None:
                     arrived.append(message)
             elif what == b"subscribe":
@@ -212,21 +209,8 @@ class Listener:
                     self._subscribed[channel] = True
                 if (waiter := self._waiters.pop(channel, None)) is not None and not waiter.done():
                     waiter.set_result(None)
-        self._hand_on(arrived)
-
-    def _hand_on(self, arrived: list[Message]) -> None:
-        if arrived and not self._taken(self._on_messages, arrived):
-            self._on_gap()  # for what arrived together with what nobody understood
-
-    @staticmethod
-    def _taken(take: Callable[[Any], None], what: Any) -> bool:
-        """A message nobody understands is passed over: it must not cost the subscription."""
-        try:
-            take(what)
-        except Exception:
-            log.exception("a message from Redis could not be taken")
-            return False
-        return True
+        if arrived:
+            self._on_messages(arrived)
 
     def _opened(self, channel: bytes, payload: bytes) -> Message | None:
         """The message, unless it is one's own, old, or no message for rooms."""

@@ -13,6 +13,7 @@ from os import write
 from typing import TYPE_CHECKING, Any
 
 import socketio
+import structlog
 from socketio.exceptions import ConnectionRefusedError as Refused
 from socketio.packet import EVENT, Packet
 
@@ -40,7 +41,10 @@ from realtime.fanout.sessions import Held, Session
 if TYPE_CHECKING:
     from realtime.fanout.server import FanoutServer
 
+log = structlog.get_logger()
+
 _SOCKET_ID = re.compile(r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{20}")
+UNREADABLE = "a message of another process could not be read"
 EMITS_A_TURN = 128
 """A task that emits without end lets the others run after so many."""
 
@@ -230,18 +234,22 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
     # -- what comes from other processes -------------------------------------------------------------------------
 
     def on_messages(self, messages: list[Message]) -> None:
+        """Deliver what arrived together; one that nobody understands is passed over."""
         batch = Batch()
         for channel, _sender, kind, body in messages:
-            if kind == FRAMES:
-                namespace, room = self.channels.room_of(channel)
-                space = self.spaces.get(namespace)
-                if space is not None:
-                    batch.add(space.within(room), *from_frames_body(body))
-            elif kind == ROOMS:
-                self._on_rooms(batch, body)
-            elif kind == CONTROL:
-                self._send_batch(batch)
-                self._on_control(json.loads(body))
+            try:
+                if kind == FRAMES:
+                    namespace, room = self.channels.room_of(channel)
+                    space = self.spaces.get(namespace)
+                    if space is not None:
+                        batch.add(space.within(room), *from_frames_body(body))
+                elif kind == ROOMS:
+                    self._on_rooms(batch, body)
+                elif kind == CONTROL:
+                    self._send_batch(batch)
+                    self._on_control(json.loads(body))
+            except Exception:
+                log.exception(UNREADABLE)
         self._send_batch(batch)
 
     def _send_batch(self, batch: Batch) -> None:
@@ -279,8 +287,11 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             return
         if method == "emit":
             self.server.eio.background(self._handle_emit(message))
-        else:
+            return
+        try:
             self._on_control(message)
+        except Exception:
+            log.exception(UNREADABLE)
 
     async def _handle_emit(self, message: dict[str, Any]) -> None:
         await self.emit(

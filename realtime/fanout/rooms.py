@@ -30,6 +30,7 @@ class Member:
         "state",
         "tick",
         "told_expired",
+        "unwanted",
     )
 
     def __init__(self, sid: str, namespace: str, session: Session, outlet: Held | Session) -> None:
@@ -43,6 +44,8 @@ class Member:
         self.expires_at: float | None = None
         """When its authentication runs out, in epoch seconds."""
         self.told_expired = False
+        self.unwanted = False
+        """It is to be disconnected as soon as it is connected."""
         self.tick = NOWHERE
 
     def on_time(self, now: float) -> float | None:

@@ -20,7 +20,7 @@ from realtime.fanout.handshake import environ_of
 from realtime.fanout.limits import Limits
 from realtime.fanout.manager import FanoutManager
 from realtime.fanout.packets import ack_frames, frames_of
-from realtime.fanout.rooms import CONNECTED, Member
+from realtime.fanout.rooms import CONNECTED, CONNECTING, Member
 from realtime.fanout.sessions import CLIENT_DISCONNECT, PARSE_ERROR, Session, Work
 from realtime.fanout.stats import Stats
 
@@ -326,6 +326,17 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
     def _welcome(self, member: Member) -> None:
         self._reply(member.session, CONNECT, member.namespace, {"sid": member.sid})
         self.manager.welcome(member)
+        if member.unwanted:
+            self.eio.background(self.disconnect(member.sid, namespace=member.namespace))
+
+    async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
+        """End a socket, wherever it is; one whose connect handler is at work ends as soon as that has answered."""
+        space = self.manager.spaces.get(namespace or "/")
+        member = space.members.get(sid) if space is not None else None
+        if member is not None and member.state == CONNECTING:
+            member.unwanted = True
+        else:
+            await super().disconnect(sid, namespace=namespace, ignore_queue=ignore_queue)
 
     async def _refusal(self, member: Member, auth: Any) -> Any:
         """What the application's connect handler has against the socket; it judges `auth` of any shape."""

@@ -153,7 +153,7 @@ class Wire(asyncio.BufferedProtocol):
         goodbye = frames.close_frame(code, why)
         if transport.get_write_buffer_size():
             transport.write(goodbye)
-            self.engine.wheel.schedule(self, self.engine.now() + GOODBYE_WITHIN_S)
+            self._end_soon()
         else:
             self._try_write(goodbye)
         self._forget_fd()
@@ -175,7 +175,13 @@ class Wire(asyncio.BufferedProtocol):
         if self.session.wire is self:
             self.session.fd = -1
 
+    def _end_soon(self) -> None:
+        self.engine.wheel.schedule(self, self.engine.now() + GOODBYE_WITHIN_S)
+
     def eof_received(self) -> bool:
+        """The client sends no more: the transport closes, once it has sent what it still has."""
+        self._forget_fd()
+        self._end_soon()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:

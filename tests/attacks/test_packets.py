@@ -192,6 +192,8 @@ def test_a_user_with_more_tabs_than_anybody_has_keeps_nobody_else_out(service: S
             for _ in range(most // 50 + 1):
                 let_in += sum(await asyncio.gather(*(open_one() for _ in range(50))))
             assert let_in == most
+            figures = await (await http.get(f"{service.url}/metrics")).text()
+            assert 'callmeter_socket_connects_total{outcome="rate_limited"} 50.0' in figures, "who is refused is no tab"
             async with raw_socket(service, someone("modest")) as other:
                 assert await other.alive()
 

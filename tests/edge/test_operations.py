@@ -102,6 +102,18 @@ async def test_it_is_pushed_to_those_who_watch_until_they_do_not(server: Server,
     assert len(watching.told("ops:update")) == heard
 
 
+async def test_who_is_no_admin_any_more_by_their_new_token_is_not_told_on(server: Server, open_tab: Opens) -> None:
+    watching, beside = [await open_tab(server, "root", role="admin") for _ in range(2)]
+    for tab in (watching, beside):
+        assert await tab.ask("ops:watch") == {"ok": True}
+    await eventually(lambda: watching.told("ops:update"))
+    assert (await watching.ask("auth:renew", {"token": token_of("root")}))["ok"]
+    heard = len(watching.told("ops:update"))
+    seen = len(beside.told("ops:update"))
+    await eventually(lambda: len(beside.told("ops:update")) >= seen + 2)
+    assert len(watching.told("ops:update")) == heard
+
+
 async def test_who_is_online_is_told_with_the_price_and_whether_they_talk(
     launch: Launch, open_tab: Opens, http: aiohttp.ClientSession, db: asyncpg.Connection
 ) -> None:

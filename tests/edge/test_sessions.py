@@ -160,7 +160,7 @@ async def test_another_sessions_csrf_token_does_not_do(server: Server, http: aio
 
 async def test_a_page_of_another_origin_cannot_sign_a_browser_in(server: Server, http: aiohttp.ClientSession) -> None:
     browser = Browser(http, server)
-    for origin in ("https://evil.example", "null", f"http://127.0.0.1:{server.port + 1}"):
+    for origin in ("https://evil.example", "null", "http://[", f"http://127.0.0.1:{server.port + 1}"):
         answer = await browser.ask(
             "POST", "/bff/session", headers={"Authorization": f"Bearer {token_of('eve')}", "Origin": origin}
         )

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import time
+from socket import SHUT_WR
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -167,8 +168,9 @@ async def test_a_session_that_joins_no_namespace_is_dropped_by_either_transport(
     assert (await raw.get(server.polling_url(sid)))[0] == 400
 
 
+@pytest.mark.parametrize("who_ends", ["the server", "the client"])
 async def test_a_client_that_takes_nothing_is_rid_of_soon_after_the_end(
-    serve_fanout: ServeFanout, raw: Raw, monkeypatch: pytest.MonkeyPatch
+    serve_fanout: ServeFanout, raw: Raw, monkeypatch: pytest.MonkeyPatch, who_ends: str
 ) -> None:
     monkeypatch.setattr("realtime.fanout.websocket.GOODBYE_WITHIN_S", 0.3)
     server = await serve_fanout(everybody, limits=Limits(send_queue_bytes=50_000_000))
@@ -178,7 +180,10 @@ async def test_a_client_that_takes_nothing_is_rid_of_soon_after_the_end(
     for _ in range(20):
         await server.sio.emit("news", "x" * 1_000_000)
     await soon(lambda: server.sio.stats().send_queue_bytes > 0)
-    await server.sio.eio.disconnect()
+    if who_ends == "the server":
+        await server.sio.eio.disconnect()
+    else:
+        deaf.raw.get_extra_info("socket").shutdown(SHUT_WR)
     await soon(lambda: server.sio.stats().sockets == 0)
     await soon(lambda: server.sio.stats().connections == 0)
     client.resume_reading()  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import pytest
 import socketio
 
 from realtime.fanout import FanoutServer, Limits
-from tests.fanout.conftest import Raw, Running, ServeFanout, Socket, soon
+from tests.fanout.conftest import PATIENCE_S, Raw, Running, ServeFanout, Socket, soon
 
 
 def conforming(sio: FanoutServer) -> None:
@@ -91,6 +91,35 @@ async def test_a_connection_without_a_handshake_is_closed(serve_fanout: ServeFan
     socket = await raw.open(server)
     await socket.closed()
     assert server.drops("handshake_timeout") == 1
+
+
+async def test_a_socket_that_is_disconnected_while_it_connects_is_connected_no_longer(
+    serve_fanout: ServeFanout, raw: Raw
+) -> None:
+    asked, answered, left = asyncio.Event(), asyncio.Event(), []
+    sids: list[str] = []
+
+    def slow(sio: FanoutServer) -> None:
+        async def connect(sid: str, _environ: Any) -> None:
+            sids.append(sid)
+            asked.set()
+            await answered.wait()
+
+        async def disconnect(_sid: str, reason: str) -> None:
+            left.append(reason)
+
+        sio.on("connect", connect)
+        sio.on("disconnect", disconnect)
+
+    server = await serve_fanout(slow)
+    socket = await raw.open(server)
+    await socket.say("40")
+    await asyncio.wait_for(asked.wait(), PATIENCE_S)
+    await server.sio.disconnect(sids[0])
+    answered.set()
+    assert str(await socket.hear()).startswith("40{")
+    assert await socket.hear() == "41"
+    assert left == ["server disconnect"]
 
 
 async def test_a_second_connect_to_a_namespace_changes_nothing(server: Running, raw: Raw) -> None:
