@@ -127,69 +127,115 @@ Secrets = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     environment: Environment = Environment.DEVELOPMENT
+    """`production` refuses to start on a default or missing secret, and without a database and Redis."""
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """The port to listen on; 0 is any free one."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Web processes behind the port; see scaling."""
     meter_in_web: bool = True
+    """Whether web processes meter calls and run jobs too, beside the workers."""
 
     database_url: Annotated[str, AfterValidator(_postgres_url)] | None = None
+    """PostgreSQL 15 or newer; unset in development: an embedded one, its data under `.data/`."""
     database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    """Connections to PostgreSQL a process may have at once, those of its jobs apart."""
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
+    """Redis 6.2 or newer, or Valkey; unset in development: an embedded one."""
     upstash_redis_rest_url: HttpUrl | None = None
+    """With its token, in the place of `REDIS_URL`: the same server is spoken to in Redis's protocol over TLS."""
     upstash_redis_rest_token: str | None = None
+    """See `UPSTASH_REDIS_REST_URL`."""
 
     jwt_secret: str | None = None
+    """Verifies HS256 tokens."""
     jwt_jwks_url: HttpUrl | None = None
+    """Where the keys are published that verify RS256 and ES256 tokens."""
     trusted_proxies: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_network)
     ] = ()
-    """Whose X-Forwarded-For is believed."""
+    """Proxies whose X-Forwarded-For is believed, as addresses or networks, comma-separated."""
     allowed_origins: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), AfterValidator(_origin)
     ] = ()
+    """Origins of pages that may use HTTP and sockets, comma-separated; `*` is for development, its default there."""
 
     agora_app_id: Hex32 = DEVELOPMENT_AGORA_APP_ID
+    """Of the Agora project; the default stands for none, and calls have no sound and picture."""
     agora_app_certificate: Hex32 = DEVELOPMENT_AGORA_CERTIFICATE
+    """Signs the tokens for the video channels."""
     agora_token_version: Literal["006", "007"] = "007"  # noqa: S105
+    """The format of those tokens."""
     agora_customer_id: str | None = None
+    """Of Agora's REST API, with which an unpaid call's sides are put out of the channel."""
     agora_customer_secret: str | None = None
+    """See `AGORA_CUSTOMER_ID`."""
     agora_api_base: HttpUrl = "https://api.agora.io"
+    """Where that API is."""
     agora_webhook_secret: Secrets = ()
+    """Signs Agora's notifications; several, comma-separated, while one is rotated."""
 
     stripe_secret_key: str | None = None
+    """Of the Stripe account; unset in development: a stand-in of Stripe on this machine."""
     stripe_publishable_key: str | None = None
+    """What the page mounts Stripe's card form with."""
     stripe_webhook_secret: Secrets = ()
+    """Signs Stripe's events; several, comma-separated, while one is rotated."""
     stripe_api_base: HttpUrl = "https://api.stripe.com"
+    """Where Stripe's API is."""
 
     tokens_per_usd: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Tokens a dollar buys."""
     default_rate_tokens_per_period: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """What calls to somebody cost who has set no rate, in tokens a period."""
     platform_fee_percent: Annotated[int, Field(ge=0, le=100)] = 20
+    """The platform's part of each debit."""
     billing_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """How long a period is that is paid in advance."""
     billing_rounding: BillingRounding = BillingRounding.PERIOD
+    """`period`: a period that has begun is paid whole; `second`: its unused seconds come back."""
     call_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
+    """How long a call goes on unpaid before it ends."""
     ring_timeout_seconds: Annotated[int, Field(ge=1, le=600)] = 45
+    """How long it rings."""
     reconnect_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """How long a side may be gone before the call ends."""
 
     money_ops_per_minute: Annotated[int, Field(ge=1)] = 10
+    """Purchases a user may make in any minute."""
     rate_limit_trust_levels: Annotated[
         dict[Trust, Annotated[int, Field(ge=1)]],
         NoDecode,
         BeforeValidator(_json_object),
         AfterValidator(_over_default_levels),
     ] = DEFAULT_CALLS_PER_MINUTE
+    """Calls a user of each trust level may start in any minute, as JSON; levels not named keep their default."""
     daily_spend_limit_cents: Annotated[int, Field(ge=0)] = 10_000
+    """What a user may spend in a UTC day."""
     idempotency_ttl_seconds: Annotated[int, Field(ge=60)] = 86_400
+    """How long a key and its answer are kept."""
     enable_enhanced_features: bool = True
+    """Whether there are the new payment routes; without them only the old one answers."""
 
     csp_report_only: bool = False
+    """Whether the content security policy only reports."""
     csp_report_uri: Annotated[str, AfterValidator(_report_uri)] = "/api/csp-report"
+    """Where browsers report to."""
     log_dir: str | None = None
+    """Where log files are written and rotated, a file for each process; unset: the console alone."""
     log_format: Literal["console", "json"] = "console"
+    """`json`: a line of JSON for each event on the console too."""
     otel_exporter_otlp_endpoint: HttpUrl | None = None
+    """The collector that traces are sent to by OTLP over HTTP; unset: none are made."""
 
     @model_validator(mode="after")
     def _pairs_are_whole(self) -> Self:

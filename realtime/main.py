@@ -173,7 +173,9 @@ def document(settings: Settings, kind: str) -> str:
     if kind == "asyncapi":
         return documents.text_of(documents.asyncapi())
     openapi = documents.openapi(unbuilt_routes(settings), secure_cookies=settings.production)
-    return reference(openapi, documents.asyncapi()) if kind == "reference" else documents.text_of(openapi)
+    if kind == "reference":
+        return reference(Settings, openapi, documents.asyncapi())
+    return documents.text_of(openapi)
 
 
 def _postgres_probe(db: Database) -> http.Probe:

@@ -1,9 +1,15 @@
-"""docs/reference.md: the two documents as pages for people. `python -m realtime reference` prints it."""
+"""docs/reference.md: the settings and the two documents for people. `python -m realtime reference` prints it."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
+
+from pydantic import BaseModel
 
 Schema = Mapping[str, Any]
 
@@ -14,11 +20,36 @@ Made from the server's own tables by `python -m realtime reference`; a test keep
 """
 
 
-def reference(openapi: Schema, asyncapi: Schema) -> str:
-    """Both documents in Markdown."""
+def reference(settings: type[BaseModel], openapi: Schema, asyncapi: Schema) -> str:
+    """The settings and both documents in Markdown."""
     schemas = {**openapi["components"]["schemas"], **asyncapi["components"]["schemas"]}
-    parts = [HEAD, *_http(openapi), *_sockets(asyncapi), *_shapes(schemas)]
+    parts = [HEAD, *_settings(settings), *_http(openapi), *_sockets(asyncapi), *_shapes(schemas)]
     return "\n".join(parts)
+
+
+def _settings(settings: type[BaseModel]) -> Iterator[str]:
+    yield "## Settings\n"
+    yield "Environment variables, or lines of `.env`. A bad value stops the start with one line that names it.\n"
+    said = _attribute_docstrings(settings)
+    rows = []
+    for name, schema in settings.model_json_schema()["properties"].items():
+        default = schema.get("default")
+        text = default if isinstance(default, str) else json.dumps(default)
+        rows.append((f"`{name.upper()}`", "" if default in (None, []) else f"`{text}`", said[name]))
+    yield _table(("setting", "default", ""), rows)
+
+
+def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """The text below each field, read here and not by pydantic, which would read it at every start."""
+    [definition] = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: text
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(text := below.value.value, str)
+    }
 
 
 def _http(openapi: Schema) -> Iterator[str]:
