@@ -46,6 +46,11 @@ describe("the API service", () => {
     await expect(new ApiService({ fetch }).balance()).rejects.toMatchObject({ status: 502, code: "http_502" });
   });
 
+  test("takes a success that cannot be read for no answer, for what the server did is as unknown", async () => {
+    const fetch = () => Promise.resolve(new Response("<html>Welcome to our network</html>", { status: 200 }));
+    await expect(new ApiService({ fetch }).balance()).rejects.toBeInstanceOf(NoAnswer);
+  });
+
   test("sends a bearer token where the app holds one", async () => {
     const server = scriptedServer({ status: 200, body: {} });
     await new ApiService({ fetch: server.fetch, token: () => "abc" }).balance();

@@ -142,7 +142,7 @@ export class ApiService {
       throw new NoAnswer("The server could not be reached.", { cause: error });
     }
     if (!response.ok) throw this.#refusal(response, text);
-    const body = (text === "" ? undefined : JSON.parse(text)) as T;
+    const body = bodyIn(text) as T;
     return { status: response.status, body, replayed: response.headers.get("Idempotency-Replayed") === "true" };
   }
 
@@ -182,6 +182,16 @@ function paged({ cursor, limit = 25, signal }: PageRequest): RequestOptions {
 function queryString(query: RequestOptions["query"] = {}): string {
   const given = Object.entries(query).filter(([, value]) => value !== undefined);
   return given.length === 0 ? "" : `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`;
+}
+
+/** A success that cannot be read is not our server's (a captive portal's page, say), which may have acted or not. */
+function bodyIn(text: string): unknown {
+  if (text === "") return undefined;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new NoAnswer("The server's answer could not be read.", { cause: error });
+  }
 }
 
 function problemIn(text: string): Record<string, unknown> {
