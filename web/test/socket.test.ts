@@ -91,6 +91,18 @@ describe("the socket", () => {
     expect(wire.connects).toBe(2);
   });
 
+  test("closed while the session is asked about, it stays closed whatever the answer", async () => {
+    let goesOn: (may: boolean) => void = () => {};
+    const { socket } = open({ mayReconnect: () => new Promise((resolve) => (goesOn = resolve)) });
+    wire.active = false;
+    wire.happen("disconnect", "io server disconnect");
+    socket.close();
+    goesOn(true);
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(wire.connects).toBe(1);
+    expect(socket.connection.get()).toBe("signed_out");
+  });
+
   test("asks for the token anew at every handshake", async () => {
     const tokens = ["first", "second"];
     open({ token: () => tokens.shift() });

@@ -116,6 +116,7 @@ export class CallSocket {
 
   async #askToReconnect(): Promise<void> {
     const may = await (this.#options.mayReconnect?.() ?? Promise.resolve(false)).catch(() => true);
+    if (this.connection.get() === "signed_out") return; // closed while it was asked
     if (!may) return this.close();
     clearTimeout(this.#reconnecting);
     this.#reconnecting = setTimeout(() => this.#socket.connect(), 500 + Math.random() * 1_500);
