@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { CallMedia, type CallState } from "../src/client";
+import { CallMedia, type AgoraGrant, type CallState } from "../src/client";
 import { aCall, aGrant } from "./fakes";
 
 /** The Agora SDK as far as a call needs it: what it was asked is written down. */
@@ -109,6 +109,31 @@ describe("sound and picture of a call", () => {
     await settled(joined);
     sdk.listeners.get("token-privilege-will-expire")?.();
     await settled([...joined, ["renewToken", "token-190"]]);
+  });
+
+  test("a token that comes only after the call is over is not joined with", async () => {
+    let grant: (late: AgoraGrant) => void = () => {};
+    needToken.mockImplementationOnce(() => new Promise((resolve) => (grant = resolve)));
+    media.follow(carried());
+    await settled(joined);
+    sdk.listeners.get("token-privilege-will-expire")?.();
+    media.follow({ phase: "ended", call: aCall({ status: "ended" }), here: true });
+    const left = [...joined, ["close", "audio"], ["close", "video"], ["leave"]];
+    await settled(left);
+    grant(aGrant(190));
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(sdk.said).toEqual(left);
+    expect(media.state.get().status).toBe("off");
+  });
+
+  test("can be tried again where the server had no token to give the time before", async () => {
+    needToken.mockImplementationOnce(() => Promise.reject(new Error("no answer")));
+    media.follow(carried());
+    await settled(joined);
+    sdk.listeners.get("token-privilege-did-expire")?.();
+    await vi.waitFor(() => expect(media.state.get().status).toBe("unreachable"));
+    media.retry();
+    await vi.waitFor(() => expect(sdk.said).toContainEqual(["join", "app", "c1", "token-190", 1]));
   });
 
   test("put out for another tab of the same user, it says so", async () => {

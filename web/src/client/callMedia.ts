@@ -87,12 +87,12 @@ export class CallMedia {
 
   /** Tries again after `unreachable`. */
   retry(): void {
-    const grant = this.#grant;
-    if (!grant) return;
+    if (!this.#newest) return;
     this.#attempt?.abort();
     this.#then(async () => {
       await this.#leave();
-      await this.#use((await this.hooks.needToken()) ?? grant);
+      await this.#ask();
+      await this.#use(this.#newest);
     });
   }
 
@@ -230,8 +230,14 @@ export class CallMedia {
   }
 
   async #renew(): Promise<void> {
+    await this.#ask();
+    this.#then(() => this.#use(this.#newest));
+  }
+
+  /** Asks the server for a token. One that comes when the call is no longer carried here is of no use. */
+  async #ask(): Promise<void> {
     const grant = await this.hooks.needToken();
-    if (grant) this.#then(() => this.#use(grant));
+    if (grant && grant.channel === this.#newest?.channel) this.#newest = grant;
   }
 
   async #leave(): Promise<void> {
