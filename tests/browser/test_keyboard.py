@@ -44,8 +44,10 @@ async def test_a_call_from_signing_in_to_hanging_up_without_a_mouse(
 
     await expect(hal.get_by_role("alertdialog", name="gil is calling")).to_be_visible()
     await expect(hal.get_by_role("button", name="Answer")).to_be_focused()
-    await hal.keyboard.press("Escape")
+    for _ in range(3):  # a browser lets a page keep a dialog open against one Escape, not against the next
+        await hal.keyboard.press("Escape")
     await expect(hal.get_by_role("alertdialog")).to_be_visible()
+    await expect(hal.get_by_role("button", name="Answer")).to_be_focused()
     await hal.keyboard.press("Enter")
 
     await expect(gil.get_by_role("heading", level=1, name="hal")).to_be_focused()

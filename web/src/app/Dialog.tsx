@@ -23,8 +23,7 @@ export function Dialog({ open, label, onClose, role = "dialog", className = "", 
   useLayoutEffect(() => {
     const dialog = ref.current;
     if (!dialog || !open) return;
-    dialog.showModal();
-    dialog.querySelector<HTMLElement>("[data-first-focus]")?.focus();
+    show(dialog);
     return () => dialog.close();
   }, [open]);
 
@@ -38,8 +37,19 @@ export function Dialog({ open, label, onClose, role = "dialog", className = "", 
         event.preventDefault();
         onClose?.();
       }}
+      // A browser asks a page nothing that was not touched, or where Escape comes again: it closes.
+      onClose={({ currentTarget: dialog }) => {
+        if (!open || dialog.open) return;
+        if (onClose) onClose();
+        else show(dialog);
+      }}
     >
       {children}
     </dialog>
   );
+}
+
+function show(dialog: HTMLDialogElement): void {
+  dialog.showModal();
+  dialog.querySelector<HTMLElement>("[data-first-focus]")?.focus();
 }
