@@ -388,7 +388,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         del space.members[sid]
         session = member.session
         session.members = tuple(other for other in session.members if other is not member)
-        session.join_by = session.engine.now() + session.engine.limits.handshake_timeout_s
+        session.left()
         session.engine.wheel.cancel(member)
         self.callbacks.pop(sid, None)
         if not space.members:

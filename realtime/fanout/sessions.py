@@ -287,6 +287,12 @@ class Session:
 
     # The end.
 
+    def left(self) -> None:
+        """A Socket.IO socket on it is gone. Without any it has the time of a handshake to join again."""
+        if not self.members and not self.closed:
+            self.join_by = self.engine.now() + self.engine.limits.handshake_timeout_s
+            self.engine.wheel.schedule(self, min(self.ping_at, self.join_by))
+
     def drop(self, why: str) -> None:
         """End it because of something the client did or did not do, and count that."""
         if not self.closed:

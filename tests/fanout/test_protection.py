@@ -168,6 +168,22 @@ async def test_a_session_that_joins_no_namespace_is_dropped_by_either_transport(
     assert (await raw.get(server.polling_url(sid)))[0] == 400
 
 
+async def test_a_session_that_left_its_namespace_has_as_long_to_join_one_and_not_until_its_next_ping(
+    serve_fanout: ServeFanout, raw: Raw
+) -> None:
+    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=0.5), ping_interval_s=1_000)
+    leaving, back = await raw.joined(server), await raw.joined(server)
+    engine = server.sio.eio
+    sessions = engine.sockets.values()
+    await soon(lambda: all(one.tick * engine.wheel.tick_s > engine.now() + 500 for one in sessions))
+    await leaving.say("41")
+    await back.say("41")
+    await back.join()
+    assert await leaving.closed() == 1008
+    assert server.drops("handshake_timeout") == 1
+    await alive(back)
+
+
 @pytest.mark.parametrize("who_ends", ["the server", "the client"])
 async def test_a_client_that_takes_nothing_is_rid_of_soon_after_the_end(
     serve_fanout: ServeFanout, raw: Raw, monkeypatch: pytest.MonkeyPatch, who_ends: str
