@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from playwright.async_api import Page, Route, expect
 
@@ -89,6 +91,30 @@ async def test_a_purchase_whose_answer_was_lost_is_finished_after_a_reload_and_c
     assert len([key for key in keys if key]) > 2
     assert len(await stripe.charges()) == 1
     await expect(page.get_by_test_id("balance")).to_have_text("1,000")
+
+
+@pytest.mark.parametrize("card", ["Pays", "Asks for authentication"])
+async def test_a_purchase_goes_on_when_its_dialog_is_closed_and_its_outcome_is_told_beside_it(
+    shop: Server, people: People, stripe: Stripe, card: str
+) -> None:
+    page = await at_the_till(await people.come(shop, f"fay {card[:4]}"), card=card)
+    answer = asyncio.Event()
+
+    async def hold_back(route: Route) -> None:
+        await answer.wait()
+        await route.continue_()
+
+    await page.route(PURCHASE, hold_back)
+    await pay(page)
+    await expect(page.get_by_role("button", name="Charging your card…")).to_be_visible()
+    await page.get_by_role("button", name="Close").click()
+    await expect(page.get_by_role("dialog", name="Buy tokens")).to_have_count(0)
+    answer.set()
+    if card != "Pays":
+        await page.get_by_role("button", name="Yes, authenticate").click()
+    await expect(page.get_by_text("1,000 tokens are yours.")).to_be_visible()
+    await expect(page.get_by_test_id("balance")).to_have_text("1,000")
+    assert len(await stripe.charges()) == 1
 
 
 async def test_a_card_that_asks_for_authentication_pays_once_the_bank_agrees(

@@ -96,7 +96,7 @@ describe("buying tokens", () => {
   test("a reload in the middle of 3-D Secure goes on where the purchase is, not where the answer was", async () => {
     const before = shop(needsAction, purchaseIs("requires_action"));
     const never = { ...tools(), authenticate: () => Promise.reject(new Error("the page was closed")) };
-    await expect(before.service.buy(1000, never)).rejects.toThrow("closed");
+    expect(await before.service.buy(1000, never)).toEqual({ kind: "unanswered" });
 
     const after = shop(needsAction, purchaseIs("succeeded"));
     const bank = tools();
@@ -135,6 +135,28 @@ describe("buying tokens", () => {
     const { service } = shop(problem(429, "rate_limited", { retryAfter: 42 }));
     expect(await service.buy(1000, tools())).toEqual({ kind: "rate_limited", retryAfterS: 42 });
     expect(service.pending()).toBeUndefined();
+  });
+
+  test("what is refused on the way to an outcome leaves the purchase to be finished, not another to be made", async () => {
+    const tooOften = problem(429, "rate_limited", { retryAfter: 5 });
+    for (const script of [
+      [needsAction, tooOften],
+      [needsAction, purchaseIs("requires_action"), problem(404, "not_found")],
+    ]) {
+      storage = tabStorage();
+      const { service } = shop(...script);
+      expect(await service.buy(1000, tools())).toEqual({ kind: "unanswered" });
+      expect(service.pending()?.body).toMatchObject({ amountInCents: 1000 });
+    }
+    await shop("lost", "lost").service.buy(1000, tools());
+    expect(await shop(tooOften).service.resume(tools())).toEqual({ kind: "unanswered" });
+  });
+
+  test("a bank's page that cannot be shown leaves the purchase to be finished", async () => {
+    const { service } = shop(needsAction, purchaseIs("requires_action"));
+    const broken = { ...tools(), authenticate: () => Promise.reject(new Error("no script")) };
+    expect(await service.buy(1000, broken)).toEqual({ kind: "unanswered" });
+    expect(service.pending()).toBeDefined();
   });
 
   test("the daily limit says what is left of it", async () => {

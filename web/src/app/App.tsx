@@ -1,5 +1,4 @@
 /** Who is here decides what is shown: nobody yet, someone signed out, someone signed in. */
-import { useQueryClient } from "@tanstack/react-query";
 import { lazy, Suspense, useEffect, useState } from "react";
 import { Route, Switch } from "wouter";
 import { CallMeterProvider, useStore, type SessionService } from "../client";
@@ -10,6 +9,7 @@ import { People } from "./People";
 import { Shell } from "./Shell";
 import { SignIn } from "./SignIn";
 import { Notices } from "./Notices";
+import { OwnCache } from "./OwnCache";
 import { Splash } from "./Splash";
 import { BuyTokens } from "./wallet/BuyTokens";
 
@@ -17,10 +17,8 @@ const Ops = lazy(() => import("./ops/Ops"));
 
 export function App({ sessions }: { sessions: SessionService }) {
   const session = useStore(sessions.state);
-  const queries = useQueryClient();
   const [failed, setFailed] = useState(false);
   const [attempt, setAttempt] = useState(1);
-  const userId = session?.authenticated ? session.userId : undefined;
 
   useEffect(() => {
     sessions.refresh().then(
@@ -34,29 +32,28 @@ export function App({ sessions }: { sessions: SessionService }) {
     setAttempt((before) => before + 1);
   };
 
-  // Nothing of one user may show to the next.
-  useEffect(() => () => queries.clear(), [queries, userId]);
-
   if (!session) return <Splash failed={failed} onRetry={retry} />;
   if (!session.authenticated) return <SignIn sessions={sessions} config={session.config} />;
   return (
-    <CallMeterProvider key={session.userId} sessions={sessions} session={session}>
-      <Notices>
-        <BuyTokens>
-          <CallLayer>
-            <Shell>
-              <Suspense fallback={<p className="quiet">Loading…</p>}>
-                <Switch>
-                  <Route path="/history" component={History} />
-                  <Route path="/earnings" component={Earnings} />
-                  <Route path="/ops" component={Ops} />
-                  <Route component={People} />
-                </Switch>
-              </Suspense>
-            </Shell>
-          </CallLayer>
-        </BuyTokens>
-      </Notices>
-    </CallMeterProvider>
+    <OwnCache key={session.userId}>
+      <CallMeterProvider sessions={sessions} session={session}>
+        <Notices>
+          <BuyTokens>
+            <CallLayer>
+              <Shell>
+                <Suspense fallback={<p className="quiet">Loading…</p>}>
+                  <Switch>
+                    <Route path="/history" component={History} />
+                    <Route path="/earnings" component={Earnings} />
+                    <Route path="/ops" component={Ops} />
+                    <Route component={People} />
+                  </Switch>
+                </Suspense>
+              </Shell>
+            </CallLayer>
+          </BuyTokens>
+        </Notices>
+      </CallMeterProvider>
+    </OwnCache>
   );
 }

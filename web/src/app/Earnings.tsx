@@ -2,7 +2,7 @@
 import { useState, type FormEvent } from "react";
 import { useCallHistory, useCallMeter, useEarnings, useMe, useSetRate } from "../client";
 import { count, rate, worth } from "./format";
-import { CallRow } from "./History";
+import { CallRow, Listing } from "./History";
 import { useNotify } from "./Notices";
 import { PageHead } from "./PageHead";
 import { sentence } from "./sentences";
@@ -37,15 +37,13 @@ export function Earnings() {
         <RateCard />
       </div>
       <h2 className="day">Answered calls</h2>
-      {answered.length > 0 ? (
+      <Listing query={calls} empty="Calls that you answer show here." count={answered.length}>
         <ul className="rows card">
           {answered.map((call) => (
             <CallRow key={call.id} call={call} userId={session.userId} />
           ))}
         </ul>
-      ) : (
-        <p className="card empty quiet">{calls.isPending ? "Loading…" : "Calls that you answer show here."}</p>
-      )}
+      </Listing>
     </div>
   );
 }

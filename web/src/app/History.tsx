@@ -128,7 +128,8 @@ interface Pages {
   fetchNextPage: () => unknown;
 }
 
-function Listing(props: { query: Pages; empty: string; count: number; children: ReactNode }) {
+/** `count` is how many there are to show of the pages so far; there may be some on the next one all the same. */
+export function Listing(props: { query: Pages; empty: string; count: number; children: ReactNode }) {
   const { query } = props;
   if (query.isPending) return <p className="quiet">Loading…</p>;
   if (query.isError && props.count === 0) {
@@ -138,10 +139,10 @@ function Listing(props: { query: Pages; empty: string; count: number; children: 
       </p>
     );
   }
-  if (props.count === 0) return <p className="card empty quiet">{props.empty}</p>;
+  if (props.count === 0 && !query.hasNextPage) return <p className="card empty quiet">{props.empty}</p>;
   return (
     <>
-      {props.children}
+      {props.count > 0 ? props.children : <p className="card empty quiet">None among the newest.</p>}
       {query.hasNextPage && (
         <button
           type="button"

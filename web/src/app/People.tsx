@@ -52,7 +52,9 @@ export function People() {
           </ul>
         )}
         {online.isSuccess && others.length === 0 && <NobodyHere />}
-        {wanted !== "" && !others.some(({ userId }) => userId === wanted) && <ByName userId={wanted} />}
+        {wanted !== "" && wanted !== session.userId && !others.some(({ userId }) => userId === wanted) && (
+          <ByName userId={wanted} />
+        )}
         {online.isError && (
           <p className="card problem" role="alert">
             {sentence(online.error)}

@@ -4,7 +4,7 @@ import { spokenDuration } from "./format";
 
 const refusals: Record<string, (who: string) => string> = {
   callee_unavailable: (who) => `${who} isn’t connected right now.`,
-  busy: (who) => `${who} is in another call.`,
+  busy: () => "One of you is in another call.",
   insufficient_funds: () => "Your balance doesn’t cover the first period. Top up and try again.",
   call_already_answered: () => "This call was answered in another tab.",
   call_ended: () => "This call is over.",

@@ -6,7 +6,7 @@
  * with the key it began with.
  */
 import { ApiError, type Answer } from "./api";
-import { deliver, mayStillHappen, type Delivery, type Intent, type IntentStore } from "./intents";
+import { deliver, type Delivery, type Intent, type IntentStore } from "./intents";
 import type { Standing, Till } from "./till";
 import type { Purchased, PurchaseRequest } from "./wire";
 
@@ -90,6 +90,8 @@ export class PurchaseService {
       if (answer.status === "succeeded") return this.#settled({ kind: "succeeded", tokens: answer.tokens });
       return await this.#conclude(answer, tools);
     } catch (error) {
+      // Whatever went wrong on the way to its outcome, it may have been charged: it is finished before another is made.
+      if (this.pending()) return { kind: "unanswered" };
       return outcomeOf(error);
     }
   }
@@ -134,7 +136,6 @@ function outcomeOfPurchase({ status, tokens }: Standing): PurchaseOutcome {
 }
 
 function outcomeOf(error: unknown): PurchaseOutcome {
-  if (mayStillHappen(error)) return { kind: "unanswered" };
   if (!(error instanceof ApiError)) throw error;
   if (error.status === 402) return { kind: "declined", message: error.message };
   if (error.status === 429) return { kind: "rate_limited", retryAfterS: error.retryAfter ?? 60 };

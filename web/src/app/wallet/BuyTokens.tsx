@@ -30,6 +30,7 @@ import { StripeProvider } from "../../client/payments/stripe";
 import { Dialog } from "../Dialog";
 import { count, money, spokenDuration } from "../format";
 import { Icon } from "../Icon";
+import { useNotify } from "../Notices";
 import { isDark } from "../theme";
 import { BankQuestion } from "./BankQuestion";
 
@@ -40,6 +41,8 @@ export const useBuyTokens = (): (() => void) => use(Context);
 
 export function BuyTokens({ children }: { children: ReactNode }) {
   const { purchases } = useCallMeter();
+  // A bank's question outlives the dialog: a purchase goes on when it is closed.
+  const { provider, question } = usePaymentProvider();
   const [open, setOpen] = useState(() => purchases.pending() !== undefined);
   // A closed dialog is taken apart, so that the next purchase starts from nothing.
   const [round, setRound] = useState(0);
@@ -50,7 +53,8 @@ export function BuyTokens({ children }: { children: ReactNode }) {
   return (
     <Context value={useCallback(() => setOpen(true), [])}>
       {children}
-      {open && <BuyDialog key={round} onClose={close} />}
+      {open && <BuyDialog key={round} provider={provider} onClose={close} />}
+      {question}
     </Context>
   );
 }
@@ -66,9 +70,8 @@ const steps: Record<PurchaseStep, string> = {
   confirming: "Confirming with your bank…",
 };
 
-function BuyDialog({ onClose }: { onClose: () => void }) {
+function BuyDialog({ provider, onClose }: { provider: PaymentProvider | undefined; onClose: () => void }) {
   const { purchases } = useCallMeter();
-  const { provider, question } = usePaymentProvider();
   const [amount, setAmount] = useState<number>(1_000);
   const [step, setStep] = useState<PurchaseStep>();
   const [outcome, setOutcome] = useState<PurchaseOutcome>();
@@ -80,26 +83,41 @@ function BuyDialog({ onClose }: { onClose: () => void }) {
     [provider],
   );
 
-  const run = useCallback(async (purchase: () => Promise<PurchaseOutcome>) => {
-    setProblem(undefined);
-    setOutcome(undefined);
-    try {
-      setOutcome(await purchase());
-    } catch (error) {
-      setProblem(
-        error instanceof PaymentFormError
-          ? error.message
-          : "The payment couldn’t be completed. Try again: you won’t be charged twice.",
-      );
-    } finally {
-      setStep(undefined);
-    }
+  const notify = useNotify();
+  const closed = useRef(false);
+  useEffect(() => {
+    closed.current = false;
+    return () => {
+      closed.current = true;
+    };
   }, []);
 
-  const resume = useCallback(
-    () => run(() => purchases.resume({ authenticate, onStep: setStep })),
-    [run, purchases, authenticate],
+  const run = useCallback(
+    async (purchase: () => Promise<PurchaseOutcome>) => {
+      setProblem(undefined);
+      setOutcome(undefined);
+      try {
+        const reached = await purchase();
+        setOutcome(reached);
+        // Whoever closed the dialog meanwhile is told beside it.
+        if (closed.current) notify(noticeOf(reached), reached.kind === "succeeded" ? "good" : "plain");
+      } catch (error) {
+        setProblem(
+          error instanceof PaymentFormError
+            ? error.message
+            : "The payment couldn’t be completed. Try again: you won’t be charged twice.",
+        );
+      } finally {
+        setStep(undefined);
+      }
+    },
+    [notify],
   );
+
+  const resume = useCallback(() => {
+    setStep("charging");
+    return run(() => purchases.resume({ authenticate, onStep: setStep }));
+  }, [run, purchases, authenticate]);
 
   // An interrupted purchase is finished first. The service runs one at a time, so a second effect joins the first.
   useEffect(() => {
@@ -116,13 +134,15 @@ function BuyDialog({ onClose }: { onClose: () => void }) {
   }
 
   const busy = step !== undefined;
+  // Once it is with the server it goes on without the dialog, which must not stand before a call that is to be ended.
+  const held = step === "preparing" || step === "authenticating";
   return (
     <>
       {/* Stripe shows a bank's page over everything on the page, which a modal dialog would cover. */}
-      <Dialog open={step !== "authenticating"} label="Buy tokens" {...(busy ? {} : { onClose })} className="buy">
+      <Dialog open={step !== "authenticating"} label="Buy tokens" {...(held ? {} : { onClose })} className="buy">
         <div className="dialog-head">
           <h2>Buy tokens</h2>
-          <button type="button" className="icon-button" aria-label="Close" disabled={busy} onClick={onClose}>
+          <button type="button" className="icon-button" aria-label="Close" disabled={held} onClick={onClose}>
             <Icon path={mdiClose} size={20} />
           </button>
         </div>
@@ -153,7 +173,6 @@ function BuyDialog({ onClose }: { onClose: () => void }) {
           <p className="quiet">Payments aren’t set up on this server.</p>
         )}
       </Dialog>
-      {question}
     </>
   );
 }
@@ -350,6 +369,21 @@ function Refusal({ outcome }: { outcome: PurchaseOutcome }) {
       {outcome.kind === "rate_limited" && <span data-testid="retry-after"> {spokenDuration(waitS)}.</span>}
     </p>
   );
+}
+
+function noticeOf(outcome: PurchaseOutcome): string {
+  switch (outcome.kind) {
+    case "succeeded":
+      return `${count(outcome.tokens)} tokens are yours.`;
+    case "processing":
+      return "Your bank is still working on the payment.";
+    case "unanswered":
+      return "The server didn’t say whether the payment went through. “Buy tokens” finds out.";
+    case "rate_limited":
+      return "Too many purchases in a short time. Nothing was charged.";
+    default:
+      return refusalText(outcome);
+  }
 }
 
 function refusalText(outcome: PurchaseOutcome): string {
