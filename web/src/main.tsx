@@ -6,7 +6,14 @@ import { applyStoredTheme } from "./app/theme";
 import "./app/styles/tokens.css";
 import "./app/styles/base.css";
 import "./app/styles/parts.css";
-import "./app/styles/screens.css";
+import "./app/styles/frame.css";
+import "./app/styles/sign-in.css";
+import "./app/styles/people.css";
+import "./app/styles/earnings.css";
+import "./app/styles/buying.css";
+import "./app/styles/ringing.css";
+import "./app/styles/call.css";
+import "./app/styles/operations.css";
 import { SessionService } from "./client";
 
 applyStoredTheme();
