@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from playwright.async_api import Page, Route, expect
@@ -184,7 +185,7 @@ async def test_the_daily_limit_says_what_is_left_of_it(launch: Launch, people: P
     await page.get_by_role("button", name="Buy tokens", exact=True).click()
     await pay(page)
     await expect(page.get_by_role("alert")).to_contain_text(
-        "That is over your daily limit of $15.00. You can still spend $5.00 today."
+        re.compile(r"^That is over your daily limit of \$15\.00\. You can still spend \$5\.00 until \S+.*\.$")
     )
 
 

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "vitest";
 import { CallService } from "../src/client/calls";
-import type { ApiService, Call, CallSocket } from "../src/client";
+import { ApiError, NoAnswer, type ApiService, type Call, type CallSocket } from "../src/client";
 import { aCall, aGrant, aRingingCall, tabStorage } from "./fakes";
 
 /** A line on which the answers to commands, and the events, come in the order a test lets them. */
@@ -25,7 +25,7 @@ describe("a call in one tab, whatever comes late", () => {
   const opened: CallService[] = [];
   const service = (line: Line, read: () => Promise<Call> = () => Promise.reject(new Error("not asked"))) => {
     const api = { call: read } as unknown as ApiService;
-    const options = { userId: "alice", agoraConfigured: false, storage: tabStorage() };
+    const options = { userId: "alice", agoraConfigured: false, storage: tabStorage(), readAgainMs: 1 };
     const calls = new CallService(line as unknown as CallSocket, api, options);
     calls.open();
     opened.push(calls);
@@ -59,5 +59,18 @@ describe("a call in one tab, whatever comes late", () => {
     tell(aCall());
     await new Promise((resolve) => setTimeout(resolve));
     expect(calls.state.get()).toMatchObject({ call: { id: "22222222-2222-4222-8222-222222222222" } });
+  });
+
+  test("a call that ended meanwhile is told of by the first answer there is after a reconnect", async () => {
+    const line = new Line();
+    const answers = [
+      () => Promise.reject(new NoAnswer("gone")),
+      () => Promise.reject(new ApiError(503, "unavailable", "", {})),
+    ];
+    const calls = service(line, () => (answers.shift() ?? (() => Promise.resolve(aCall({ status: "ended" }))))());
+    line.push("call:accepted", { call: aCall() });
+    line.push("connect");
+    await expect.poll(() => calls.state.get()).toMatchObject({ phase: "ended" });
+    expect(answers).toEqual([]);
   });
 });

@@ -1,10 +1,13 @@
 /** The way in: a name on a development server; elsewhere one comes signed in from the app around this page. */
-import { useState, type FormEvent } from "react";
+import { useEffect, useState, type FormEvent } from "react";
 import type { PublicConfig, SessionService } from "../client";
 import { Logo } from "./Logo";
 import { sentence } from "./sentences";
 
 export function SignIn({ sessions, config }: { sessions: SessionService; config: PublicConfig }) {
+  useEffect(() => {
+    document.title = "CallMeter";
+  }, []);
   return (
     <main className="sign-in">
       <Logo />

@@ -4,7 +4,7 @@
  * Which tab carries a call is the tab's own knowledge: it marks the call in its session storage, so that a reload joins
  * again, and tells the browser's other tabs when it takes a call over.
  */
-import type { ApiService } from "./api";
+import { ApiError, type ApiService } from "./api";
 import { preloadAgoraSDKs } from "./agoraLazyLoader";
 import { CallMedia } from "./callMedia";
 import { callOf, idle, nextCallState, type CallEvent, type CallState } from "./callState";
@@ -19,6 +19,8 @@ export interface CallServiceOptions {
   /** Whether the server has an Agora project: without one calls are metered, and have no sound and picture. */
   agoraConfigured?: boolean;
   storage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
+  /** Milliseconds after which a call that could not be asked about is asked about again. */
+  readAgainMs?: number;
 }
 
 export class CallService {
@@ -30,6 +32,7 @@ export class CallService {
   /** One request id for each call this tab means to start, so that asking twice starts one. */
   #starting: { calleeId: string; requestId: string } | undefined;
   #joining: string | undefined;
+  #reading: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     private readonly socket: CallSocket,
@@ -136,6 +139,7 @@ export class CallService {
   /** Stops listening, and carries the call no longer. The server's grace runs until another tab joins. */
   close(): void {
     for (const stop of this.#stops.splice(0)) stop();
+    clearTimeout(this.#reading);
     this.#tabs?.close();
     this.media.follow(idle);
   }
@@ -178,18 +182,29 @@ export class CallService {
   async #catchUp(): Promise<void> {
     const state = this.state.get();
     if (state.phase === "idle" || state.phase === "ended") return;
-    try {
-      if (state.phase === "active" && state.here) await this.join(state.call.id);
-      else await this.#read(state.call.id);
-    } catch (error) {
-      if (error instanceof CommandError && error.code !== "no_answer") {
-        await this.#read(state.call.id).catch(() => undefined);
+    if (state.phase === "active" && state.here) {
+      try {
+        return await this.join(state.call.id);
+      } catch (error) {
+        if (!(error instanceof CommandError) || error.code === "no_answer") return;
       }
     }
+    await this.#read(state.call.id);
   }
 
+  /** How a call stands, asked until somebody says: one that has ended must not be shown as going on. */
   async #read(callId: string): Promise<void> {
-    const call = await this.api.call(callId);
+    clearTimeout(this.#reading);
+    let call: Call;
+    try {
+      call = await this.api.call(callId);
+    } catch (error) {
+      if (error instanceof ApiError && error.status < 500) return;
+      if (this.#stops.length > 0 && callOf(this.state.get())?.id === callId) {
+        this.#reading = setTimeout(() => void this.#read(callId), this.options.readAgainMs ?? 3_000);
+      }
+      return;
+    }
     if (callOf(this.state.get())?.id !== callId) return; // another call is shown by now
     if (call.status === "ended") this.#happened({ type: "ended", call });
     if (call.status === "active") this.#happened({ type: "accepted", call });

@@ -6,6 +6,7 @@
  * Kept in the tab's session storage: a reload finds it, and another tab's purchase is another intent.
  */
 import { ApiError, NoAnswer } from "./api";
+import { pause } from "./pause";
 
 export interface Intent<Body> {
   readonly key: string;
@@ -110,8 +111,4 @@ export function mayStillHappen(error: unknown): boolean {
   if (error instanceof NoAnswer) return true;
   if (!(error instanceof ApiError)) return false;
   return error.status >= 500 || error.status === 408 || error.code === "idempotency_in_progress";
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -7,6 +7,7 @@
  */
 import { ApiError, type Answer } from "./api";
 import { deliver, type Delivery, type Intent, type IntentStore } from "./intents";
+import { pause } from "./pause";
 import type { Standing, Till } from "./till";
 import type { Purchased, PurchaseRequest } from "./wire";
 
@@ -149,8 +150,4 @@ function outcomeOf(error: unknown): PurchaseOutcome {
     };
   }
   return { kind: "refused", message: error.message };
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

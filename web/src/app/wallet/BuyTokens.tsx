@@ -28,7 +28,7 @@ import {
 import { LocalStripeProvider } from "../../client/payments/localstripe";
 import { StripeProvider } from "../../client/payments/stripe";
 import { Dialog } from "../Dialog";
-import { count, money, spokenDuration } from "../format";
+import { clockTime, count, money, spokenDuration } from "../format";
 import { Icon } from "../Icon";
 import { useNotify } from "../Notices";
 import { isDark } from "../theme";
@@ -396,7 +396,8 @@ function refusalText(outcome: PurchaseOutcome): string {
       return "Too many purchases in a short time. Try again in";
     case "over_daily_limit": {
       const left = Math.max(0, outcome.limitCents - outcome.spentCents);
-      return `That is over your daily limit of ${money(outcome.limitCents)}. You can still spend ${money(left)} today.`;
+      const until = outcome.resetsAt === undefined ? "today" : `until ${clockTime(outcome.resetsAt)}`;
+      return `That is over your daily limit of ${money(outcome.limitCents)}. You can still spend ${money(left)} ${until}.`;
     }
     case "refused":
       return outcome.message;
