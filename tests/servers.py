@@ -61,9 +61,12 @@ def redis_url(redis_server_url: str) -> str:
 
 
 def free_port() -> int:
-    """A port nobody listens on. Below those that outgoing connections get, which may take one before it is used."""
+    """A port nobody listens on, which every client goes to: above the last that browsers and fetch refuse (10080).
+
+    Below those that outgoing connections get, which may take one before it is used.
+    """
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = random.randrange(10_081, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
