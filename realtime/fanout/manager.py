@@ -119,7 +119,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
 
     def greet(self, sid: str, namespace: str, messages: Iterable[tuple[str, Any]]) -> None:
         """Send one socket of this process what it is to hear before anything that is held back for it."""
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         if member is None:
             return
         frames = [self._frames(namespace, event, data) for event, data in messages]
@@ -313,7 +313,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             self.server.eio.background(self.trigger_callback(sid, message["id"], message["args"]))
         elif method == "close_room":
             self.basic_close_room(message["room"], namespace)
-        elif method in ("enter_room", "leave_room") and self._member(sid, namespace) is not None:
+        elif method in ("enter_room", "leave_room") and self.member(sid, namespace) is not None:
             act = self.basic_enter_room if method == "enter_room" else self.basic_leave_room
             act(sid, namespace, message["room"])
 
@@ -347,7 +347,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         return member.sid if member is not None else None
 
     async def connect(self, sid: str, namespace: str) -> str:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         if member is not None and member.state == CONNECTING:
             self.welcome(member)
         return sid
@@ -360,26 +360,26 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             member.session.send(b"".join(held.frames))
 
     async def can_disconnect(self, sid: str, namespace: str) -> bool:
-        if self._member(sid, namespace) is not None:
+        if self.member(sid, namespace) is not None:
             return self.is_connected(sid, namespace)
         self._tell_host_of(sid, {"method": "disconnect", "sid": sid, "namespace": namespace or "/"})
         return False
 
     def pre_disconnect(self, sid: str, namespace: str) -> str | None:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         if member is None:
             return None
         member.state = DISCONNECTING
         return member.session.sid
 
     async def disconnect(self, sid: str, namespace: str, **options: Any) -> None:
-        if self._member(sid, namespace) is not None:
+        if self.member(sid, namespace) is not None:
             self.basic_disconnect(sid, namespace)
         elif not options.get("ignore_queue"):
             self._tell_host_of(sid, {"method": "disconnect", "sid": sid, "namespace": namespace or "/"})
 
     def basic_disconnect(self, sid: str, namespace: str, **options: Any) -> None:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         if member is None:
             return
         space = self.spaces[namespace]
@@ -399,7 +399,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
 
     async def enter_room(self, sid: str, namespace: str, room: Hashable, eio_sid: str | None = None) -> None:
         """Enter, and wait until messages of other processes for the room arrive."""
-        if self._member(sid, namespace) is not None:
+        if self.member(sid, namespace) is not None:
             self.basic_enter_room(sid, namespace, room, eio_sid=eio_sid)
             if self.bus is not None:
                 await self.bus.subscribed(self.channels.of_room(namespace, room))
@@ -407,7 +407,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             self._tell_host_of(sid, {"method": "enter_room", "sid": sid, "namespace": namespace, "room": room})
 
     async def leave_room(self, sid: str, namespace: str, room: Hashable) -> None:
-        if self._member(sid, namespace) is not None:
+        if self.member(sid, namespace) is not None:
             self.basic_leave_room(sid, namespace, room)
         else:
             self._tell_host_of(sid, {"method": "leave_room", "sid": sid, "namespace": namespace, "room": room})
@@ -420,7 +420,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             self.bus.publish([self._channel_of(namespace, room)], CONTROL, json.dumps(message).encode())
 
     def basic_enter_room(self, sid: str, namespace: str, room: Hashable, eio_sid: str | None = None) -> None:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         if member is None:
             raise ValueError("sid is not connected to requested namespace")
         if room == sid or room is None:
@@ -437,7 +437,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             self._listen_to(namespace, room)
 
     def basic_leave_room(self, sid: str, namespace: str, room: Hashable) -> None:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         if member is not None and self.spaces[namespace].leave(member, room):
             self._stop_listening_to(namespace, room)
 
@@ -457,7 +457,8 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
 
     # -- questions -----------------------------------------------------------------------------------------------
 
-    def _member(self, sid: Any, namespace: str) -> Member | None:
+    def member(self, sid: Any, namespace: str) -> Member | None:
+        """The socket of this process with that id, whatever its state."""
         space = self.spaces.get(namespace)
         return space.members.get(sid) if space is not None else None
 
@@ -485,18 +486,18 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
             yield member.sid, member.session.sid
 
     def get_rooms(self, sid: str, namespace: str) -> list[Hashable]:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         return [sid, *member.rooms] if member is not None else []
 
     def is_sid_room(self, namespace: str, room: Hashable) -> bool:
-        return self._member(room, namespace) is not None
+        return self.member(room, namespace) is not None
 
     def is_pre_connected(self, sid: str, namespace: str) -> bool:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         return member is not None and member.state == CONNECTING
 
     def is_connected(self, sid: str, namespace: str) -> bool:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         return member is not None and member.state == CONNECTED
 
     def sid_from_eio_sid(self, eio_sid: str, namespace: str) -> str | None:
@@ -505,7 +506,7 @@ class FanoutManager(socketio.AsyncManager):  # type: ignore[misc]
         return member.sid if member is not None else None
 
     def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
-        member = self._member(sid, namespace)
+        member = self.member(sid, namespace)
         return member.session.sid if member is not None else None
 
 

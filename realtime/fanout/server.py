@@ -331,8 +331,7 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
 
     async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
         """End a socket, wherever it is; one whose connect handler is at work ends as soon as that has answered."""
-        space = self.manager.spaces.get(namespace or "/")
-        member = space.members.get(sid) if space is not None else None
+        member = self.manager.member(sid, namespace or "/")
         if member is not None and member.state == CONNECTING:
             member.unwanted = True
         else:
@@ -391,8 +390,7 @@ class FanoutServer(socketio.AsyncServer):  # type: ignore[misc]
 
         A new time before that calls it off; None means never.
         """
-        space = self.manager.spaces.get(namespace)
-        member = space.members.get(sid) if space is not None else None
+        member = self.manager.member(sid, namespace)
         if member is None:
             return
         member.expires_at = epoch_s
