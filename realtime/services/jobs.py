@@ -12,12 +12,16 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import procrastinate
 import psycopg
 import psycopg_pool
 import structlog
+from procrastinate.exceptions import ConnectorException, UniqueViolation
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
 
 from ledger.database_url import DatabaseUrl
 from ledger.sql import load
@@ -37,6 +41,7 @@ CONNECT_WITHIN_S = 3
 CLOSE_WITHIN_S = 1.0
 AFTER_FAILURE_S = 1.0
 STALLED_AFTER_S = 30.0
+RESCUE_CRON = "* * * * *"
 ATTEMPTS = 8
 KEEP_FAILED_HOURS = 30 * 24
 
@@ -67,6 +72,29 @@ class _Pool(psycopg_pool.AsyncConnectionPool):
         await super().close(timeout)
 
 
+class _Records(JobManager):
+    """Notices a job whose end can't be recorded, which the library's worker does not.
+
+    The job would be that worker's for as long as it lives, with none running it, and a periodic one's lock with it.
+    """
+
+    def __init__(self, connector: procrastinate.PsycopgConnector, lost: Callable[[Job, BaseException], None]) -> None:
+        super().__init__(connector)
+        self._lost = lost
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        await self._recorded(job, super().finish_job(job, status, delete_job))
+
+    async def retry_job(self, job: Job, *args: Any, **kwargs: Any) -> None:
+        await self._recorded(job, super().retry_job(job, *args, **kwargs))
+
+    async def _recorded(self, job: Job, record: Awaitable[None]) -> None:
+        try:
+            await record
+        except ConnectorException as error:
+            self._lost(job, error.__cause__ or error)
+
+
 @dataclass(frozen=True, slots=True)
 class Periodic:
     """A job at each of the times `cron` names (UTC), on one process of all that run jobs."""
@@ -89,23 +117,26 @@ class Jobs:
             max_size=CONCURRENCY + 2,
         )
         self._app = procrastinate.App(connector=self._connector)
+        self._app.job_manager = _Records(self._connector, self._unrecorded)
+        self._worker: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._outage = Outage(waits="jobs wait for PostgreSQL", again="jobs run again")
         retry = procrastinate.RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=4)
         for name, handler in tasks.items():
             self._app.task(name=name, queue=QUEUE, retry=retry, pass_context=True)(_task(name, handler))
-        own = [
-            Periodic("retry_stalled_jobs", "* * * * *", self._retry_stalled),
-            Periodic("remove_old_jobs", "29 4 * * *", self._remove_old),
-        ]
-        for one in [*periodic, *own]:
-            task = self._app.task(name=one.task, queue=QUEUE, queueing_lock=one.task, lock=one.task)(_tick(one))
-            self._app.periodic(cron=one.cron)(task)
+        for one in [*periodic, Periodic("remove_old_jobs", "29 4 * * *", self._remove_old)]:
+            self._repeat(one, lock=one.task)
+        # Without a lock: this is what frees those of the killed, and its own would have none to free it.
+        self._repeat(Periodic("retry_stalled_jobs", RESCUE_CRON, self._retry_stalled), lock=None)
+
+    def _repeat(self, one: Periodic, *, lock: str | None) -> None:
+        task = self._app.task(name=one.task, queue=QUEUE, queueing_lock=one.task, lock=lock)(_tick(one))
+        self._app.periodic(cron=one.cron)(task)
 
     async def run(self) -> None:
         """Run jobs until `stop`; a database that is away is waited for, and each outage said once."""
         while not self._stopping.is_set():
-            worker = asyncio.create_task(self._work(), name="jobs")
+            worker = self._worker = asyncio.create_task(self._work(), name="jobs")
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait({worker, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -114,7 +145,7 @@ class Jobs:
                 with suppress(asyncio.CancelledError, Exception):
                     await worker
                 return
-            if (error := worker.exception()) is not None:
+            if not worker.cancelled() and (error := worker.exception()) is not None:
                 self._outage.met(error.__cause__ or error)  # the job library's own says only that there is one
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), AFTER_FAILURE_S)
@@ -139,11 +170,25 @@ class Jobs:
             # One that could not be opened leaves its pool behind, and would pass for open the next time.
             await self._connector.close_async()
 
+    def _unrecorded(self, job: Job, error: BaseException) -> None:
+        """A worker that lost hold of a job begins anew, so that the job is seen to be nobody's and is run again."""
+        if isinstance(error, psycopg.OperationalError) and self._worker is not None:
+            self._outage.met(error)
+            if not self._worker.cancelling():  # once: a second time it would leave without saying that it is gone
+                self._worker.cancel()
+        else:
+            log.warning("the end of a job was not recorded", job=job.task_name, id=job.id, error=in_words(error))
+
     async def _retry_stalled(self) -> None:
         """Jobs whose worker was killed go back into the queue."""
         manager = self._app.job_manager
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S):
-            await manager.retry_job(job)
+            assert job.id is not None
+            try:
+                await manager.retry_job_by_id_async(job.id, retry_at=datetime.now(UTC))
+            except UniqueViolation:
+                # A periodic one's next time is queued already, and waits for this one's lock.
+                await manager.finish_job_by_id_async(job.id, Status.ABORTED, delete_job=True)
 
     async def _remove_old(self) -> None:
         """Jobs that failed for the last time are kept for a while, for whoever wants to know why."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,8 @@ from tests.payments.conftest import LaunchPaying, Ledger
 from tests.payments.stripe import DECLINED_CARD, Stripe
 from tests.servers import Launch, eventually
 
+EACH_SECOND = "* * * * * *"
+
 
 @pytest.fixture
 async def pool(database_url: str):
@@ -34,12 +38,12 @@ async def pool(database_url: str):
 class Runner:
     """Jobs that note what they were run with."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, periodic: Sequence[Periodic] = ()) -> None:
         self.ran: list[dict[str, Any]] = []
         self.fail_first = 0
         self.hold = asyncio.Event()
         self.hold.set()
-        self.jobs = Jobs(url, tasks={"note": self.note}, periodic=[])
+        self.jobs = Jobs(url, tasks={"note": self.note}, periodic=periodic)
 
     async def note(self, **args: Any) -> None:
         self.ran.append(args)
@@ -122,19 +126,83 @@ async def test_stopping_finishes_the_job_in_hand(pool: Any, database_url: str) -
         assert await conn.fetchval("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'note'") == 0
 
 
-async def test_a_job_whose_worker_was_killed_is_run_by_another(pool: Any, database_url: str) -> None:
+async def test_whatever_a_killed_worker_had_in_hand_is_run_by_another(
+    pool: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RESCUE_CRON", EACH_SECOND)
+    ticks: list[float] = []
+
+    async def tick() -> None:
+        ticks.append(asyncio.get_running_loop().time())
+
     async with pool.acquire() as conn:
         await jobs.defer(conn, "note", n=1)
-        # As a killed worker leaves it: fetched, and its heart beats no more.
+        # As a killed worker leaves them: fetched, and its heart beats no more. Of a periodic job the next time may be
+        # queued already and wait behind it, and one of them is what looks after such jobs.
+        await conn.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args)"
+            """ SELECT $1, task, task, task, '{"timestamp": 0}' FROM unnest($2::text[]) task""",
+            jobs.QUEUE,
+            ["tick", "retry_stalled_jobs"],
+        )
         await conn.execute(
             "WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '2 minutes')"
             " RETURNING id) UPDATE procrastinate_jobs SET status = 'doing', worker_id = dead.id FROM dead"
         )
-    runner = Runner(database_url)
+        await conn.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args)"
+            """ VALUES ($1, 'tick', 'tick', 'tick', '{"timestamp": 60}')""",
+            jobs.QUEUE,
+        )
+    runner = Runner(database_url, [Periodic("tick", "17 4 1 1 *", tick)])
     running = asyncio.create_task(runner.jobs.run())
-    await eventually(lambda: runner.ran, 75)
+    await eventually(lambda: runner.ran and ticks)
     runner.jobs.stop()
     await asyncio.wait_for(running, 30)
+
+
+async def test_a_job_whose_end_cannot_be_recorded_is_run_again_and_said_in_one_line(
+    pool: Any, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jobs, "RESCUE_CRON", EACH_SECOND)
+    said = []
+    monkeypatch.setattr(
+        outages,
+        "log",
+        SimpleNamespace(
+            warning=lambda event, **facts: said.append((event, facts["error"])),
+            info=lambda event, **_: said.append((event, "")),
+        ),
+    )
+    async with pool.acquire() as conn:
+        # The connection dies under the statement that records it, once; the server and the worker live on.
+        await conn.execute("""
+            CREATE SEQUENCE deaths;
+            CREATE FUNCTION die_once() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF OLD.task_name = 'note' AND nextval('deaths') = 1 THEN
+                    PERFORM pg_terminate_backend(pg_backend_pid());
+                    PERFORM pg_sleep(60);
+                END IF;
+                RETURN OLD;
+            END $$;
+            CREATE TRIGGER die_once BEFORE DELETE ON procrastinate_jobs FOR EACH ROW EXECUTE FUNCTION die_once();
+        """)
+        await jobs.defer(conn, "note", n=1)
+        runner = Runner(database_url)
+        running = asyncio.create_task(runner.jobs.run())
+        await eventually(lambda: len(runner.ran) == 2)
+
+        async def none_is_left() -> bool:
+            return not await conn.fetchval("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'note'")
+
+        await eventually(none_is_left)
+    runner.jobs.stop()
+    await asyncio.wait_for(running, 30)
+    gc.collect()  # a task whose error nobody took says so when it goes
+    assert [event for event, _error in said] == ["jobs wait for PostgreSQL", "jobs run again"]
+    assert "terminating connection" in said[0][1]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 async def test_jobs_wait_for_a_database_that_is_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
