@@ -141,7 +141,9 @@ class Bus:
             slept_at = loop.time()
             await asyncio.sleep(PROBE_EVERY_S)
             now = loop.time()
-            self._listener.heard_at += now - slept_at - PROBE_EVERY_S  # a process that stood still is not deaf
+            # A process that stood still is not deaf; nor has it heard what is still to come.
+            stood_still_s = now - slept_at - PROBE_EVERY_S
+            self._listener.heard_at = min(now, self._listener.heard_at + stood_still_s)
             if self._publisher.connected:
                 self._publisher.publish([self._listener.own_channel], PROBE, b"%.6f" % time.perf_counter())
             else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, WebSocketRoute, expect
 
 from tests.browser.browsing import PHONE, SEVERAL_PERIODS, People, in_a_call, said_to_agora
 from tests.browser.conftest import QUICK, Grant
@@ -115,6 +117,39 @@ async def test_declining_cancelling_and_missing_are_told_to_both(
             expect(bob.get_by_text("You missed a call from ann.")).to_be_visible(),
             expect(ann.get_by_text("bob didn’t answer.")).to_be_visible(),
         )
+
+
+async def test_a_ringing_call_that_cannot_be_declined_says_why_where_one_looks_and_can_be_declined_again(
+    server: Server, people: People, grant: Grant
+) -> None:
+    await grant(server, "uma", 500)
+    victors = await people.come(server, "victor")
+    refused = []
+
+    def refuse_once(socket: WebSocketRoute) -> None:
+        there = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            command = re.match(r'42(\d+)\["call:decline"', str(message))
+            if command and not refused:
+                refused.append(command[1])
+                error = {"code": "unavailable", "message": "The database cannot be reached."}
+                socket.send(f"43{command[1]}{json.dumps([{'ok': False, 'error': error}])}")
+            else:
+                there.send(message)
+
+        socket.on_message(pass_on)
+
+    await victors.context.route_web_socket(re.compile("/socket.io/"), refuse_once)
+    uma, victor = await (await people.come(server, "uma")).home(), await victors.home()
+
+    await uma.get_by_role("button", name="Call victor").click()
+    dialog = victor.get_by_role("alertdialog", name="uma is calling")
+    await dialog.get_by_role("button", name="Decline").click()
+    await expect(dialog.get_by_role("alert")).to_have_text("The server can’t do this right now. Try again in a moment.")
+    assert refused
+    await dialog.get_by_role("button", name="Decline").click()
+    await expect(uma.get_by_text("victor declined.")).to_be_visible()
 
 
 async def test_a_reload_in_mid_call_rejoins(server: Server, people: People, grant: Grant) -> None:

@@ -5,7 +5,7 @@ import { Dialog } from "../Dialog";
 import { rate } from "../format";
 import { Icon } from "../Icon";
 import { useRingtone } from "./ringtone";
-import { useAction } from "./useAction";
+import { useDialogAction } from "./useAction";
 
 interface Props {
   call: UseCall;
@@ -15,7 +15,7 @@ interface Props {
 /** Escape doesn't decline: a call is refused on purpose or not at all. */
 export function IncomingCall({ call, state }: Props) {
   const { id, callerId, rateTokensPerPeriod, periodSeconds } = state.call;
-  const { busy, run } = useAction(callerId);
+  const { busy, problem, run } = useDialogAction(callerId);
   useRingtone();
   return (
     <Dialog open label={`${callerId} is calling`} role="alertdialog" className="ringing">
@@ -28,6 +28,11 @@ export function IncomingCall({ call, state }: Props) {
         <br />
         pays {rate(rateTokensPerPeriod, periodSeconds)}
       </p>
+      {problem && (
+        <p className="problem" role="alert">
+          {problem}
+        </p>
+      )}
       <div className="ring-actions">
         <button type="button" className="round end" disabled={busy} onClick={() => run(() => call.decline(id))}>
           <Icon path={mdiPhone} className="hang-up" />

@@ -4,7 +4,7 @@ import { Avatar } from "../Avatar";
 import { Dialog } from "../Dialog";
 import { rate } from "../format";
 import { Icon } from "../Icon";
-import { useAction } from "./useAction";
+import { useDialogAction } from "./useAction";
 
 interface Props {
   call: UseCall;
@@ -13,7 +13,7 @@ interface Props {
 
 export function OutgoingCall({ call, state }: Props) {
   const { id, calleeId, rateTokensPerPeriod, periodSeconds } = state.call;
-  const { busy, run } = useAction(calleeId);
+  const { busy, problem, run } = useDialogAction(calleeId);
   return (
     <Dialog open label={`Calling ${calleeId}`} className="ringing">
       <span className="pulse">
@@ -25,6 +25,11 @@ export function OutgoingCall({ call, state }: Props) {
         <br />
         {rate(rateTokensPerPeriod, periodSeconds)} once answered
       </p>
+      {problem && (
+        <p className="problem" role="alert">
+          {problem}
+        </p>
+      )}
       <div className="ring-actions">
         <button
           type="button"
