@@ -118,7 +118,10 @@ SEVERAL_PERIODS = re.compile(r"^([2-9]0|\d{3,})$")
 
 
 async def in_a_call(caller: Page, callee: Page, callee_name: str) -> None:
-    """Ring, answer, and wait until both are in."""
+    """Ring, answer, and wait until both are in.
+
+    Where the callee has come first, the caller's list has them at once and not with its next look, seconds later.
+    """
     await caller.get_by_role("button", name=f"Call {callee_name}").click()
     await callee.get_by_role("button", name="Answer").click()
     for page in (caller, callee):

@@ -16,8 +16,8 @@ from tests.servers import AGORA_APP_ID, Launch, Server, eventually
 
 async def test_two_people_call_each_other_and_the_meter_runs(server: Server, people: People, grant: Grant) -> None:
     await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob", **PHONE)).home()
+    ann = await (await people.come(server, "ann")).home()
     await in_a_call(ann, bob, "bob")
 
     [[_, app_id, channel, anns_token, anns_uid]] = await eventually(lambda: said_to_agora(ann, "join"))
@@ -81,8 +81,8 @@ async def test_the_tab_that_answers_stops_the_ringing_in_the_others(
 async def test_a_call_moves_to_another_tab(server: Server, people: People, grant: Grant) -> None:
     await grant(server, "eve", 500)
     eves = await people.come(server, "eve")
-    eve, eve_too = await eves.home(), await eves.home()
     finn = await (await people.come(server, "finn")).home()
+    eve, eve_too = await eves.home(), await eves.home()
     await in_a_call(eve, finn, "finn")
 
     await eve_too.get_by_role("button", name="Continue here").click()
@@ -97,8 +97,8 @@ async def test_declining_cancelling_and_missing_are_told_to_both(
 ) -> None:
     server = launch()
     await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob")).home()
+    ann = await (await people.come(server, "ann")).home()
 
     await ann.get_by_role("button", name="Call bob").click()
     await bob.get_by_role("button", name="Decline").click()
@@ -141,7 +141,8 @@ async def test_a_ringing_call_that_cannot_be_declined_says_why_where_one_looks_a
         socket.on_message(pass_on)
 
     await victors.context.route_web_socket(re.compile("/socket.io/"), refuse_once)
-    uma, victor = await (await people.come(server, "uma")).home(), await victors.home()
+    victor = await victors.home()
+    uma = await (await people.come(server, "uma")).home()
 
     await uma.get_by_role("button", name="Call victor").click()
     dialog = victor.get_by_role("alertdialog", name="uma is calling")
@@ -154,8 +155,8 @@ async def test_a_ringing_call_that_cannot_be_declined_says_why_where_one_looks_a
 
 async def test_a_reload_in_mid_call_rejoins(server: Server, people: People, grant: Grant) -> None:
     await grant(server, "grace", 500)
-    grace = await (await people.come(server, "grace")).home()
     hugo = await (await people.come(server, "hugo")).home()
+    grace = await (await people.come(server, "grace")).home()
     await in_a_call(grace, hugo, "hugo")
     [first] = await eventually(lambda: said_to_agora(grace, "join"))
 
@@ -173,8 +174,8 @@ async def test_a_reload_while_it_rings_goes_on_ringing_and_can_be_answered(
     server: Server, people: People, grant: Grant
 ) -> None:
     await grant(server, "ida", 500)
-    ida = await (await people.come(server, "ida")).home()
     jack = await (await people.come(server, "jack")).home()
+    ida = await (await people.come(server, "ida")).home()
     await ida.get_by_role("button", name="Call jack").click()
     await expect(jack.get_by_role("alertdialog")).to_be_visible()
     await ida.reload()
@@ -189,8 +190,8 @@ async def test_a_server_restart_in_mid_call_is_survived(launch: Launch, people: 
     settings = {**QUICK, "RECONNECT_GRACE_SECONDS": 30}
     server = launch(**settings)
     await grant(server, "ann", 500)
-    ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob")).home()
+    ann = await (await people.come(server, "ann")).home()
     await in_a_call(ann, bob, "bob")
     await eventually(lambda: said_to_agora(ann, "renewToken"))
 
@@ -216,8 +217,8 @@ async def test_a_low_balance_warns_and_the_end_of_it_ends_the_call(
 ) -> None:
     server = launch(CALL_GRACE_SECONDS=300)
     await grant(server, "ann", 30)
-    ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob")).home()
+    ann = await (await people.come(server, "ann")).home()
     await in_a_call(ann, bob, "bob")
     await expect(ann.get_by_text("paid for")).to_be_visible()
     await expect(ann.get_by_role("alert")).to_have_count(0)
@@ -237,8 +238,8 @@ async def test_without_the_video_service_the_call_says_so_and_goes_on(
     server: Server, people: People, grant: Grant
 ) -> None:
     await grant(server, "mia", 500)
-    mia = await (await people.come(server, "mia", agora=False)).home()
     noah = await (await people.come(server, "noah")).home()
+    mia = await (await people.come(server, "mia", agora=False)).home()
     await in_a_call(mia, noah, "noah")
     await expect(mia.get_by_text("The video service can’t be reached.")).to_be_visible()
     await expect(mia.get_by_test_id("spent")).to_have_text(SEVERAL_PERIODS)
@@ -252,8 +253,8 @@ async def test_on_a_server_without_an_agora_project_the_sdk_is_never_fetched(
     server = launch(**QUICK, AGORA_APP_ID="", AGORA_APP_CERTIFICATE="")
     await grant(server, "ann", 500)
     anns = await people.come(server, "ann")
-    ann = await anns.home()
     bob = await (await people.come(server, "bob")).home()
+    ann = await anns.home()
     await in_a_call(ann, bob, "bob")
     await expect(ann.get_by_text("Video isn’t set up on this server.")).to_be_visible()
     await expect(ann.get_by_test_id("spent")).to_have_text(SEVERAL_PERIODS)
@@ -265,7 +266,8 @@ async def test_the_agora_sdk_is_fetched_when_it_rings_and_not_before(
 ) -> None:
     await grant(server, "olga", 500)
     olgas, pauls = await people.come(server, "olga", role="admin"), await people.come(server, "paul")
-    olga, paul = await olgas.home(), await pauls.home()
+    paul = await pauls.home()
+    olga = await olgas.home()
     for page in ("History", "Earnings", "Operations", "People"):
         await olga.get_by_role("link", name=page).click()
         await expect(olga.get_by_role("heading", level=1, name=page)).to_be_visible()
@@ -279,12 +281,12 @@ async def test_the_agora_sdk_is_fetched_when_it_rings_and_not_before(
 
 async def test_a_person_without_a_camera_still_has_a_call(server: Server, people: People, grant: Grant) -> None:
     await grant(server, "quinn", 500)
+    rosa = await (await people.come(server, "rosa")).home()
     quinn = await (await people.come(server, "quinn", permissions=["microphone"])).home()
     await quinn.add_init_script(
         "navigator.mediaDevices.getUserMedia = () => Promise.reject({code: 'PERMISSION_DENIED'})"
     )
     await quinn.reload()
-    rosa = await (await people.come(server, "rosa")).home()
     await in_a_call(quinn, rosa, "rosa")
     await expect(quinn.get_by_text("Camera not allowed")).to_be_visible()
     await expect(quinn.get_by_role("button", name="Unmute")).to_be_disabled()
@@ -295,8 +297,8 @@ async def test_muting_and_stopping_the_camera_reach_the_video_service(
     server: Server, people: People, grant: Grant
 ) -> None:
     await grant(server, "sam", 500)
-    sam = await (await people.come(server, "sam")).home()
     tess = await (await people.come(server, "tess")).home()
+    sam = await (await people.come(server, "sam")).home()
     await in_a_call(sam, tess, "tess")
     await sam.get_by_role("button", name="Mute", exact=True).click()
     await sam.get_by_role("button", name="Stop video").click()

@@ -23,8 +23,8 @@ async def test_an_operator_sees_calls_tabs_and_the_books_change(launch: Launch, 
     await expect(books.get_by_role("row", name="wallet 500")).to_be_visible()
     await expect(books.get_by_role("row", name="Total 500 500")).to_be_visible()
 
-    ann = await (await people.come(server, "ann")).home()
     bob = await (await people.come(server, "bob")).home()
+    ann = await (await people.come(server, "ann")).home()
     await in_a_call(ann, bob, "bob")
     await expect(chart(root, "Calls in progress")).to_have_text("1")
     await expect(chart(root, "Connected tabs")).to_have_text("3")

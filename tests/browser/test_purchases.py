@@ -194,8 +194,8 @@ async def test_topping_up_in_the_call_takes_the_warning_away_and_keeps_it_going(
 ) -> None:
     shop = await open_shop(launch, stripe, CALL_GRACE_SECONDS=300)
     await grant(shop, "ann", 20)
-    ann = await (await people.come(shop, "ann")).home()
     bob = await (await people.come(shop, "bob")).home()
+    ann = await (await people.come(shop, "ann")).home()
     await in_a_call(ann, bob, "bob")
     await ann.get_by_role("alert").get_by_role("button", name="Top up").click()
     await pay(ann)
