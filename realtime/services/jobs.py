@@ -118,8 +118,9 @@ class Jobs:
         )
         self._app = procrastinate.App(connector=self._connector)
         self._app.job_manager = _Records(self._connector, self._unrecorded)
-        self._worker: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._leave = asyncio.Event()
+        """The worker is to end: for good, or to begin anew."""
         self._outage = Outage(waits="jobs wait for PostgreSQL", again="jobs run again")
         retry = procrastinate.RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=4)
         for name, handler in tasks.items():
@@ -136,16 +137,16 @@ class Jobs:
     async def run(self) -> None:
         """Run jobs until `stop`; a database that is away is waited for, and each outage said once."""
         while not self._stopping.is_set():
-            worker = self._worker = asyncio.create_task(self._work(), name="jobs")
-            stopping = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait({worker, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not worker.done():
-                worker.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await worker
-                return
-            if not worker.cancelled() and (error := worker.exception()) is not None:
+            self._leave.clear()
+            worker = asyncio.create_task(self._work(), name="jobs")
+            leaving = asyncio.create_task(self._leave.wait())
+            try:
+                await asyncio.wait({worker, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+                await _ended(worker)
+            error = None if worker.cancelled() else worker.exception()
+            if error is not None and not self._stopping.is_set():
                 self._outage.met(error.__cause__ or error)  # the job library's own says only that there is one
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), AFTER_FAILURE_S)
@@ -153,6 +154,7 @@ class Jobs:
     def stop(self) -> None:
         """Finish the jobs in hand, for a few seconds at most, and take no more."""
         self._stopping.set()
+        self._leave.set()
 
     async def _work(self) -> None:
         try:
@@ -172,10 +174,9 @@ class Jobs:
 
     def _unrecorded(self, job: Job, error: BaseException) -> None:
         """A worker that lost hold of a job begins anew, so that the job is seen to be nobody's and is run again."""
-        if isinstance(error, psycopg.OperationalError) and self._worker is not None:
+        if isinstance(error, psycopg.OperationalError):
             self._outage.met(error)
-            if not self._worker.cancelling():  # once: a second time it would leave without saying that it is gone
-                self._worker.cancel()
+            self._leave.set()
         else:
             log.warning("the end of a job was not recorded", job=job.task_name, id=job.id, error=in_words(error))
 
@@ -195,6 +196,20 @@ class Jobs:
         await self._app.job_manager.delete_old_jobs(
             nb_hours=KEEP_FAILED_HOURS, queue=QUEUE, include_failed=True, include_cancelled=True, include_aborted=True
         )
+
+
+async def _ended(worker: asyncio.Task[None]) -> None:
+    """Cancel it, and again where it goes on: a cancellation that comes together with what was waited for can be lost.
+
+    `asyncio.wait_for` loses it before Python 3.12, and the database's driver waits with that.
+    """
+    while not worker.done():
+        worker.cancel()
+        try:
+            await asyncio.wait({worker}, timeout=STOP_WITHIN_S + CLOSE_WITHIN_S)
+        except asyncio.CancelledError:
+            worker.cancel()
+            raise
 
 
 def _task(name: str, handler: Handler) -> Handler:

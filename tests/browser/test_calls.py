@@ -122,8 +122,8 @@ async def test_declining_cancelling_and_missing_are_told_to_both(
 async def test_a_ringing_call_that_cannot_be_declined_says_why_where_one_looks_and_can_be_declined_again(
     server: Server, people: People, grant: Grant
 ) -> None:
-    await grant(server, "uma", 500)
-    victors = await people.come(server, "victor")
+    await grant(server, "xena", 500)
+    yuris = await people.come(server, "yuri")
     refused = []
 
     def refuse_once(socket: WebSocketRoute) -> None:
@@ -140,17 +140,17 @@ async def test_a_ringing_call_that_cannot_be_declined_says_why_where_one_looks_a
 
         socket.on_message(pass_on)
 
-    await victors.context.route_web_socket(re.compile("/socket.io/"), refuse_once)
-    victor = await victors.home()
-    uma = await (await people.come(server, "uma")).home()
+    await yuris.context.route_web_socket(re.compile("/socket.io/"), refuse_once)
+    yuri = await yuris.home()
+    xena = await (await people.come(server, "xena")).home()
 
-    await uma.get_by_role("button", name="Call victor").click()
-    dialog = victor.get_by_role("alertdialog", name="uma is calling")
+    await xena.get_by_role("button", name="Call yuri").click()
+    dialog = yuri.get_by_role("alertdialog", name="xena is calling")
     await dialog.get_by_role("button", name="Decline").click()
     await expect(dialog.get_by_role("alert")).to_have_text("The server can’t do this right now. Try again in a moment.")
     assert refused
     await dialog.get_by_role("button", name="Decline").click()
-    await expect(uma.get_by_text("victor declined.")).to_be_visible()
+    await expect(xena.get_by_text("yuri declined.")).to_be_visible()
 
 
 async def test_a_reload_in_mid_call_rejoins(server: Server, people: People, grant: Grant) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,6 +125,36 @@ async def test_stopping_finishes_the_job_in_hand(pool: Any, database_url: str) -
         runner.hold.set()
         await asyncio.wait_for(running, 30)
         assert await conn.fetchval("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'note'") == 0
+
+
+@pytest.mark.parametrize("how", ["stopped", "cancelled"])
+async def test_a_worker_that_misses_its_cancellation_ends_all_the_same(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(jobs, "STOP_WITHIN_S", 0.0)
+    missed = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        missed.set()
+        await asyncio.sleep(3600)
+
+    runner = Runner(database_url)
+    runner.jobs._work = work  # type: ignore[method-assign]
+    running = asyncio.create_task(runner.jobs.run())
+    await begun.wait()
+    if how == "stopped":
+        runner.jobs.stop()
+    else:
+        running.cancel()
+    await asyncio.wait({running}, timeout=30)
+    assert running.done()
+    assert missed.is_set()
+    assert running.cancelled() == (how == "cancelled")
+    assert "jobs" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_whatever_a_killed_worker_had_in_hand_is_run_by_another(
