@@ -66,7 +66,8 @@ def _cannot(reason: str) -> None:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium: CHROMIUM, the system's, Playwright's own, or one it can download."""
-    for name in (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"):
+    system = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    for name in (os.environ.get("CHROMIUM"), *system):
         if name and (found := shutil.which(name)):
             return found
     if own := _playwrights_own():
