@@ -103,7 +103,9 @@ def new_database(server_url: str, template: str) -> Iterator[str]:
     """The URL of a new database, dropped when the generator goes on."""
     name = f"callmeter_test_{uuid4().hex[:16]}"
     with _server(server_url) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        # Copied as files, it costs half of what the default does, which writes each page to the log as well.
+        clone = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        conn.execute(clone.format(sql.Identifier(name), sql.Identifier(template)))
     yield _with_database(server_url, name)
     with _server(server_url) as conn:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
