@@ -22,8 +22,10 @@ UNREACHABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
-"""What a caller meets when PostgreSQL is away, restarting, full, or slower than `COMMAND_TIMEOUT_S`."""
+"""What a caller meets when PostgreSQL is away, restarting, full, slower than `COMMAND_TIMEOUT_S`, or read-only: the
+former primary of a failover, or a managed one whose disk is full."""
 
 STATEMENT_REFUSED = (asyncpg.PostgresError,)
 """What PostgreSQL has against a statement itself, where it is none of `UNREACHABLE`."""

@@ -47,6 +47,7 @@ class Tab:
 
 
 LEFT_BY_ITSELF = "client disconnect"
+REFUSED_AFTER_ALL = "server disconnect"
 LOST_FOR_S = 60.0
 LOST_KEPT = 20_000
 
@@ -157,10 +158,15 @@ class Sockets:
         if self._lost.back(tab.user_id):
             self._metrics.reconnects.inc()
         self._sio.set_expiry(sid, tab.identity.expires_at_s)
-        await self._attendance.arrived(tab.user_id)
-        # The snapshot is the first thing the tab hears. The room was entered before it is read: what changes in between
-        # is held back until then, and follows as a push with a newer version.
-        await self._snapshots.greet(sid, tab.user_id)
+        try:
+            await self._attendance.arrived(tab.user_id)
+            # The snapshot is the first thing the tab hears. The room was entered before it is read: what changes in
+            # between is held back until then, and follows as a push with a newer version.
+            await self._snapshots.greet(sid, tab.user_id)
+        except Exception:
+            # The tab is refused, and one that was refused has no end of its own: its user would be online for ever.
+            await self._disconnect(sid, REFUSED_AFTER_ALL)
+            raise
 
     async def _disconnect(self, sid: str, reason: str = "") -> None:
         tab = self._tabs.pop(sid, None)

@@ -267,3 +267,33 @@ async def test_with_rounding_by_second_the_unused_seconds_of_the_last_period_com
         assert [answer["call"] for answer in again] == [call] * 3
         assert await browser.balance(service, two.caller.user) == 300 - call["tokensSpent"]
         verified(service)
+
+
+async def test_a_postgresql_that_only_reads_is_an_outage_and_who_comes_meanwhile_is_served_when_it_is_over(
+    serve: Serve, browser: Browser, open_tab: Opens
+) -> None:
+    """As the former primary of a failover."""
+    with serve() as service:
+        name = urlsplit(service.database_url).path[1:]
+        async with sql(service) as db:
+
+            async def reads_only(whether: str) -> None:
+                await db.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {whether}')
+                await db.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+
+            await db.execute("SET default_transaction_read_only = off")
+            await reads_only("on")
+            tab = await open_tab(service.server, someone("ann"))
+            await eventually(lambda: tab.told("balance:update"))
+            refusal = await browser.put(service, "/api/v1/me/rate", user=tab.user, json={"tokensPerPeriod": 7})
+            refused(refusal, 503, "unavailable")
+            await reads_only("off")
+
+            async def rate_is_set() -> bool:
+                path = "/api/v1/me/rate"
+                return (await browser.put(service, path, user=tab.user, json={"tokensPerPeriod": 7})).status == 200
+
+            await eventually(rate_is_set)
