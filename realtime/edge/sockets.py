@@ -279,7 +279,12 @@ class Sockets:
 
     async def _into_call(self, tab: Tab, answered: Answered) -> dict[str, Any]:
         call = answered.call
-        await self._sio.enter_room(tab.sid, pushes.call_room(call, call.role_of(tab.user_id)))
+        room = pushes.call_room(call, call.role_of(tab.user_id))
+        for earlier in self._sio.rooms(tab.sid):
+            # Of calls that are over by now: a tab that is open all day would be in one room more with each.
+            if pushes.is_call_room(earlier) and earlier != room:
+                await self._sio.leave_room(tab.sid, earlier)
+        await self._sio.enter_room(tab.sid, room)
         return {"call": pushes.call_payload(call), "agora": answered.agora}
 
 

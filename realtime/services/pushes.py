@@ -46,6 +46,10 @@ def call_room(call: Call, role: Role) -> str:
     return f"call:{call.id}:{role}"
 
 
+def is_call_room(room: object) -> bool:
+    return isinstance(room, str) and room.startswith("call:")
+
+
 def iso(time: datetime | None) -> str | None:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if time else None
 

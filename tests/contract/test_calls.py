@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import redis
 
 from tests.contract.service import Browser, Pair, Pairs, Serve, Service, someone
 from tests.servers import AGORA_APP_ID, Opens, Tab, eventually, token_of
@@ -430,3 +431,23 @@ async def test_a_tab_goes_on_with_a_new_token_of_its_own_user_only(service: Serv
     expired = time.time() + LASTS_S
     await eventually(lambda: time.time() > expired)
     assert (await tab.ask("balance:get"))["ok"]
+
+
+async def test_a_tab_leaves_the_room_of_its_last_call_when_it_comes_into_the_next(
+    service: Service, pair: Pairs
+) -> None:
+    two = await pair(service)
+    first = (await two.talk())["call"]["id"]
+    await two.caller.ask("call:end", {"callId": first})
+    second = (await two.ring("r-2"))["id"]
+    await two.answer(second)
+    commands = redis.Redis.from_url(service.redis_url)
+    try:
+
+        def rooms_of(call_id: str) -> list[Any]:
+            return list(commands.pubsub_channels(f"*call:{call_id}:callee"))
+
+        await eventually(lambda: not rooms_of(first))
+        assert rooms_of(second)
+    finally:
+        commands.close()
