@@ -88,28 +88,28 @@ async def run_web(settings: Settings, place: Place | None = None) -> None:
             tracing=core.tracing,
         )
         app = build_http(core, authenticator, sio)
-        async with background(core, meter=settings.meter_in_web):
-            await sio.start()
-            try:
-                async with contextlib.AsyncExitStack() as listening:
-                    try:
-                        siblings = place.directory if place is not None else None
-                        await listening.enter_async_context(
-                            serve(app, sio, host=settings.host, port=settings.port, siblings=siblings)
-                        )
-                    except OSError as error:
-                        what = f"HOST, PORT: {settings.host}:{settings.port} cannot be listened on"
-                        raise StartFailed(what, error) from error
-                    if place is not None:
-                        log.info("a worker serves", instance=instance_id, pid=os.getpid(), socket_ids=sio.eio.tag)
-                        place.serves()
-                    else:
-                        log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
-                    await stopping.wait()
-                    log.info("draining")
-                    await sockets.drain()
-            finally:
-                await sio.stop()
+        await sio.start()
+        try:
+            # What bills and works in the background ends before the fan-out: it has news to tell to the last.
+            async with background(core, meter=settings.meter_in_web), contextlib.AsyncExitStack() as listening:
+                try:
+                    siblings = place.directory if place is not None else None
+                    await listening.enter_async_context(
+                        serve(app, sio, host=settings.host, port=settings.port, siblings=siblings)
+                    )
+                except OSError as error:
+                    what = f"HOST, PORT: {settings.host}:{settings.port} cannot be listened on"
+                    raise StartFailed(what, error) from error
+                if place is not None:
+                    log.info("a worker serves", instance=instance_id, pid=os.getpid(), socket_ids=sio.eio.tag)
+                    place.serves()
+                else:
+                    log.info("serving", url=f"http://{settings.host}:{settings.port}", instance=instance_id)
+                await stopping.wait()
+                log.info("draining")
+                await sockets.drain()
+        finally:
+            await sio.stop()
         with contextlib.suppress(Exception):
             await core.presence.withdraw()
     if place is not None:
