@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ledger import migrations
 from realtime.__main__ import main
+from realtime.composition import SCHEMA_REVISION
 from tests.contract.service import Serve, command_env
 from tests.servers import AGORA_APP_CERTIFICATE, AGORA_APP_ID, JWT_SECRET, ROOT, free_port
 
@@ -215,8 +217,10 @@ def started(environment: dict[str, str], cwd: Path, *arguments: str) -> subproce
 
 
 def test_a_start_that_cannot_be_says_why_in_one_line(
-    serve: Serve, tmp_path: Path, postgres_server_url: str, empty_database_url: str
+    serve: Serve, tmp_path: Path, database_url: str, empty_database_url: str
 ) -> None:
+    older_database_url = database_url
+    migrations.down(older_database_url, "0006")
     with serve() as service:
         good = command_env(service.database_url) | {
             "REDIS_URL": service.redis_url, "PORT": str(free_port()), "JWT_SECRET": JWT_SECRET,
@@ -230,6 +234,7 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
             "nobody is at the database's address": {"DATABASE_URL": f"postgresql://u:c4n4ry@{nowhere}/x"},
             "there is no such database": {"DATABASE_URL": service.database_url.replace("callmeter_test_", "nowhere_")},
             "the database is not migrated": {"DATABASE_URL": empty_database_url},
+            "the database is an older version's": {"DATABASE_URL": older_database_url},
             "the host is not ours": {"HOST": "192.0.2.1"},
             "the host is no host": {"HOST": "no.such.host.invalid"},
             "logs cannot be written": {"LOG_DIR": str(unwritable)},
@@ -249,3 +254,7 @@ def test_the_dotenv_file_of_the_working_directory_is_read_by_a_real_start(tmp_pa
     assert done.returncode == 1
     assert "BILLING_PERIOD_SECONDS" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_start_asks_for_the_newest_revision_of_the_schema(database_url: str) -> None:
+    assert migrations.status(database_url).head == SCHEMA_REVISION
