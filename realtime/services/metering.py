@@ -32,6 +32,7 @@ log = structlog.get_logger()
 BATCH = 500
 IDLE_S = 0.25
 AFTER_FAILURE_S = 0.5
+HELD_ELSEWHERE_S = 0.02
 RINGS_A_ROUND = 100
 
 
@@ -100,7 +101,10 @@ class Meter:
                 await self._calls.expire(call_id)
         if refused:
             return AFTER_FAILURE_S
-        return min(IDLE_S, max(0.0, next_due_in_s)) if next_due_in_s is not None else IDLE_S
+        if next_due_in_s is None:
+            return IDLE_S
+        # What is due and was not billed just now is in another's hands.
+        return min(IDLE_S, next_due_in_s) if next_due_in_s > 0 else HELD_ELSEWHERE_S
 
     async def _bill_batch(self) -> list[calls_store.Billed]:
         async with self._db.connection() as conn:
