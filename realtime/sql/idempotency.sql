@@ -38,14 +38,18 @@ UPDATE idempotency_keys SET subject = $4 WHERE user_id = $1 AND key = $2 AND hol
 RETURNING true;
 
 -- name: finish
--- Keep the answer of a request that is still its holder's.
-UPDATE idempotency_keys SET outcome = $4, held_until = now()
+-- Keep the answer of a request that is still its holder's. However late it comes, it is there for a minute: whoever
+-- asked has yet to hear it.
+UPDATE idempotency_keys SET
+    outcome = $4, held_until = now(), expires_at = greatest(expires_at, now() + interval '1 minute')
 WHERE user_id = $1 AND key = $2 AND holder = $3 AND outcome IS NULL
 RETURNING true;
 
 -- name: finish_subject
--- Keep the answer to whatever request made this subject, whoever finished it. The first answer stands.
-UPDATE idempotency_keys SET outcome = $4, held_until = now()
+-- Keep the answer to whatever request made this subject, whoever finished it, for a minute at least. The first answer
+-- stands.
+UPDATE idempotency_keys SET
+    outcome = $4, held_until = now(), expires_at = greatest(expires_at, now() + interval '1 minute')
 WHERE user_id = $1 AND key = $2 AND subject = $3 AND outcome IS NULL;
 
 -- name: forget

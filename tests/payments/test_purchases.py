@@ -7,12 +7,14 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 import redis
 
 from realtime import embedded
+from realtime.adapters import idempotency_store
 from tests.payments.conftest import NEW, OLD, Buyer, LaunchPaying, Ledger, send
 from tests.payments.stripe import AUTHENTICATED_CARD, DECLINED_CARD, DECLINED_IBAN, Stripe, event
 from tests.servers import Server, eventually
@@ -79,6 +81,18 @@ async def test_a_key_whose_time_is_over_is_like_a_new_one(buyer: Buyer, stripe: 
     again = await buyer.buy(card, 600, key="k")
     assert (again.status, again.body["balance"]) == (200, 1100)
     assert len(await stripe.charges()) == 2
+
+
+async def test_an_answer_that_took_longer_than_its_keys_time_is_there_for_a_minute(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger
+) -> None:
+    """As after an outage: the key's time was over before a job found out how the purchase ended."""
+    asked = await buyer.buy(await stripe.card(AUTHENTICATED_CARD), key="k")
+    await ledger.conn.execute("UPDATE idempotency_keys SET outcome = NULL, expires_at = now() - interval '1 second'")
+    subject = await ledger.conn.fetchval("SELECT subject FROM idempotency_keys")
+    await idempotency_store.finish_subject(ledger.conn, buyer.user, "k", subject, cast("Any", "{}"))
+    assert asked.status == 202
+    assert await ledger.conn.fetchval("SELECT expires_at > now() + interval '50 seconds' FROM idempotency_keys")
 
 
 async def test_keys_are_per_user(buyer: Buyer, stripe: Stripe) -> None:
