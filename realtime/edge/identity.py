@@ -91,7 +91,7 @@ class KeySet:
         except (jwt.PyJWTError, ValueError, UnicodeError, RecursionError):
             raise Unauthenticated("the token does not hold") from None
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in {"RS256", "ES256"}:
+        if algorithm not in ("RS256", "ES256"):  # no set: a header may hold what has no hash
             raise Unauthenticated("the token does not hold")
         key = await self._key(key_id)
         if key.key_type != {"RS256": "RSA", "ES256": "EC"}[algorithm]:
@@ -99,6 +99,9 @@ class KeySet:
         return _decode(token, key.key, [algorithm])
 
     async def _key(self, key_id: str | None) -> jwt.PyJWK:
+        fresh = time.monotonic() - self._fetched_at <= JWKS_FRESH_S
+        if key_id in self._keys and (fresh or self._lock.locked()):
+            return self._keys[key_id]  # without a wait for somebody else's fetch
         async with self._lock:
             now = time.monotonic()
             stale = now - self._fetched_at > JWKS_FRESH_S
@@ -108,11 +111,11 @@ class KeySet:
                     found = jwt.PyJWKSet.from_dict(await self._fetch(self._url))
                 except Exception as error:
                     log.warning("the JWKS cannot be fetched", error=in_words(error))
-                    if not self._keys:
-                        raise Unavailable("the keys that tokens are signed with cannot be fetched") from error
                 else:
                     self._keys = {key.key_id: key for key in found.keys}
                     self._fetched_at = now
+        if self._fetched_at == float("-inf"):
+            raise Unavailable("the keys that tokens are signed with cannot be fetched")
         if key_id is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         try:
