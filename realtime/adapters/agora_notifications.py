@@ -61,7 +61,7 @@ class Payload(_Received):
     client_seq: _Counter | None = None
     ts: _Counter | None = None
     """When it happened, unix seconds."""
-    reason: int | None = None
+    reason: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     """Of a leave: see `realtime.domain.agora_presence.LeaveReason`."""
     duration: _Counter | None = None
     """Of a leave: how long the user was there, seconds."""

@@ -307,7 +307,7 @@ def verify_signature(body: bytes, header: str | None, secrets: tuple[str, ...]) 
     for secret in secrets:
         try:
             stripe.WebhookSignature.verify_header(body, header, secret, WEBHOOK_TOLERANCE_S)
-        except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        except (stripe.SignatureVerificationError, UnicodeDecodeError, TypeError):  # of a header beyond ASCII
             continue
         return
     raise SignatureInvalid

@@ -113,7 +113,7 @@ class Sessions:
 
 
 def _may_be_ours(cookie: str) -> bool:
-    return 0 < len(cookie) <= MAX_COOKIE_CHARACTERS
+    return 0 < len(cookie) <= MAX_COOKIE_CHARACTERS and cookie.isascii()
 
 
 def _session(kept: bytes | str | None) -> Session:

@@ -47,6 +47,13 @@ def cookie_header(answer: aiohttp.ClientResponse) -> str:
     return header
 
 
+async def test_a_cookie_that_is_no_text_is_nobodys(server: Server, http: aiohttp.ClientSession) -> None:
+    browser = Browser(http, server)
+    browser.cookie = "\u00ff"
+    assert (await browser.ask("GET", "/api/v1/balance")).status == 401
+    assert (await browser.who())["authenticated"] is False
+
+
 async def test_a_page_signs_in_is_remembered_and_signs_out(server: Server, http: aiohttp.ClientSession) -> None:
     browser = Browser(http, server)
     nobody = await browser.who()

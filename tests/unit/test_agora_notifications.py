@@ -116,6 +116,11 @@ def test_leaves_say_why_and_for_how_long(event_type):
     assert (said.payload.duration, said.payload.account) == (61, "somebody")
 
 
+def test_a_reason_that_no_column_holds_is_refused():
+    with pytest.raises(ValidationError):
+        read(eventType=104, payload=payload(reason=2**31)).user_event()
+
+
 @pytest.mark.parametrize("event_type", [101, 102])
 def test_events_of_a_channel_are_about_no_user(event_type):
     assert read(eventType=event_type, payload={"channelName": "call_1", "ts": 1_700_000_000}).user_event() is None
