@@ -140,7 +140,7 @@ class StripeEvents:
         status = str(facts["disputeStatus"] or "")
         if status.startswith(INQUIRIES) and status not in DISPUTE_ENDS:
             return
-        ended = DISPUTE_ENDS.get(status) if event.type == "charge.dispute.closed" else None
+        ended = DISPUTE_ENDS.get(status)  # of an event of any type: each of these is the last a dispute has
         purchase = await purchases_store.lock(conn, purchase_id)
         assert purchase is not None
         amount_cents = facts["amountCents"] or purchase.amount_cents
