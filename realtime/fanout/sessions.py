@@ -13,6 +13,7 @@ from os import write
 from typing import TYPE_CHECKING, Any
 
 from realtime.fanout import packets
+from realtime.fanout.frames import frame, split
 from realtime.fanout.packets import NOOP_FRAME, PING_FRAME, PROBE_ANSWER_FRAME
 from realtime.fanout.timers import NOWHERE
 
@@ -27,6 +28,9 @@ PING_TIMEOUT = "ping timeout"
 TRANSPORT_CLOSE = "transport close"
 TRANSPORT_ERROR = "transport error"
 PARSE_ERROR = "parse error"
+
+POLL_PACKETS = 16
+"""In the answer to one poll: official Python clients end a connection that gives them more at once."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -245,7 +249,10 @@ class Session:
     def take(self) -> list[bytes]:
         if not self.outbox and self.closed:
             raise PollRefused("the session has ended")
-        return self._emptied() or [NOOP_FRAME]
+        queued = [frame(*one) for frames in self._emptied() or [NOOP_FRAME] for one in split(frames)]
+        for later in queued[POLL_PACKETS:]:
+            self.enqueue(later)
+        return queued[:POLL_PACKETS]
 
     def _emptied(self) -> list[bytes] | None:
         queued, self.outbox, self.outbox_bytes = self.outbox, None, 0

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import aiohttp
+import engineio.payload
 import pytest
 
 from realtime.fanout import FanoutServer
@@ -119,6 +120,21 @@ async def test_polling_carries_packets_there_and_back(server: Running, raw: Raw,
     sid = await raw.open_polling(server)
     assert await raw.post(server.polling_url(sid), payload.encode()) == (200, "ok")
     assert await raw.get(server.polling_url(sid)) == (200, payload)
+
+
+async def test_a_poll_takes_no_more_packets_than_official_python_clients_do_and_the_next_ones_the_rest(
+    server: Running, raw: Raw
+) -> None:
+    sid = await raw.open_polling(server)
+    sent = [f"4{number}" for number in range(40)]
+    for one in sent:
+        server.sio.eio.sockets[sid].send(frame(TEXT, one.encode()))
+    heard: list[str] = []
+    while len(heard) < len(sent):
+        _, text = await raw.get(server.polling_url(sid))
+        engineio.payload.Payload(encoded_payload=text)  # raises at one too many
+        heard += text.split("\x1e")
+    assert heard == sent
 
 
 async def test_a_poll_waits_for_the_first_packet(server: Running, raw: Raw) -> None:
