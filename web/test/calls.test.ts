@@ -1,23 +1,30 @@
 import { afterEach, describe, expect, test } from "vitest";
 import { CallService } from "../src/client/calls";
-import { ApiError, NoAnswer, type ApiService, type Call, type CallSocket } from "../src/client";
+import { ApiError, CommandError, NoAnswer, type ApiService, type Call, type CallSocket } from "../src/client";
 import { aCall, aGrant, aRingingCall, tabStorage } from "./fakes";
 
 /** A line on which the answers to commands, and the events, come in the order a test lets them. */
 class Line {
   readonly #handlers = new Map<string, (payload: unknown) => void>();
-  readonly asked: { name: string; answer: (ack: object) => void }[] = [];
+  readonly asked: { name: string; answer: (ack: object) => void; refuse: (error: CommandError) => void }[] = [];
   on = (name: string, handler: (payload: never) => void) => {
     this.#handlers.set(name, handler as (payload: unknown) => void);
     return () => this.#handlers.delete(name);
   };
   onConnect = (handler: () => void) => this.on("connect", handler);
-  command = (name: string) => new Promise((answer) => this.asked.push({ name, answer }));
+  command = (name: string) => new Promise((answer, refuse) => this.asked.push({ name, answer, refuse }));
   push(name: string, payload?: unknown) {
     this.#handlers.get(name)?.(payload);
   }
   answer(number: number, ack: object) {
     this.asked[number]?.answer(ack);
+  }
+  refuse(number: number, code: string) {
+    this.asked[number]?.refuse(new CommandError(code, ""));
+  }
+  /** What the server sends after every connect, and where pushes may have been missed. */
+  snapshot() {
+    this.push("balance:update", { balance: 0, version: 1, delta: 0, reason: "snapshot", queryKey: ["tokenBalance"] });
   }
 }
 
@@ -54,6 +61,7 @@ describe("a call in one tab, whatever comes late", () => {
     const calls = service(line, () => new Promise((resolve) => (tell = resolve)));
     line.push("call:accepted", { call: aCall() });
     line.push("connect");
+    line.snapshot();
     line.push("call:ended", { call: aCall({ status: "ended" }) });
     line.push("call:accepted", { call: aCall({ id: "22222222-2222-4222-8222-222222222222" }) });
     tell(aCall());
@@ -70,7 +78,52 @@ describe("a call in one tab, whatever comes late", () => {
     const calls = service(line, () => (answers.shift() ?? (() => Promise.resolve(aCall({ status: "ended" }))))());
     line.push("call:accepted", { call: aCall() });
     line.push("connect");
+    line.snapshot();
     await expect.poll(() => calls.state.get()).toMatchObject({ phase: "ended" });
     expect(answers).toEqual([]);
+  });
+
+  test.each([
+    ["ringing here", "call:incoming", aRingingCall({ callerId: "bob", calleeId: "alice" })],
+    ["ringing at the other’s", "call:incoming", aRingingCall()],
+    ["going on", "call:accepted", aCall()],
+  ])("a call %s is over with the next snapshot where its end was missed", async (_, name, call) => {
+    const line = new Line();
+    const calls = service(line, () => Promise.resolve({ ...call, status: "ended" as const }));
+    line.push(name, { call });
+    line.snapshot();
+    await expect.poll(() => calls.state.get()).toMatchObject({ phase: "ended" });
+  });
+
+  test("a balance that changes has no call read", async () => {
+    const line = new Line();
+    let reads = 0;
+    const calls = service(line, () => Promise.resolve(aCall({ periodsBilled: ++reads })));
+    line.push("call:accepted", { call: aCall() });
+    line.push("balance:update", { balance: 0, version: 1, delta: 0, reason: "grant", queryKey: ["tokenBalance"] });
+    await new Promise((resolve) => setTimeout(resolve));
+    expect(reads).toBe(0);
+    expect(calls.state.get()).toMatchObject({ phase: "active" });
+  });
+
+  test("a call that is refused as ended when it is answered rings no longer", async () => {
+    const line = new Line();
+    const ringing = aRingingCall({ callerId: "bob", calleeId: "alice" });
+    const calls = service(line, () => Promise.resolve({ ...ringing, status: "ended" as const }));
+    line.push("call:incoming", { call: ringing });
+    const accepting = calls.accept(ringing.id);
+    line.refuse(0, "call_ended");
+    await expect(accepting).rejects.toMatchObject({ code: "call_ended" });
+    await expect.poll(() => calls.state.get()).toMatchObject({ phase: "ended" });
+  });
+
+  test("a call that is refused as ended when it is taken over is over here", async () => {
+    const line = new Line();
+    const calls = service(line, () => Promise.resolve(aCall({ status: "ended" })));
+    line.push("call:accepted", { call: aCall() });
+    const joining = calls.join(aCall().id);
+    line.refuse(0, "call_ended");
+    await expect(joining).rejects.toMatchObject({ code: "call_ended" });
+    await expect.poll(() => calls.state.get()).toMatchObject({ phase: "ended" });
   });
 });

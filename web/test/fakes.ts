@@ -73,8 +73,8 @@ export function aCall(change: Partial<Call> = {}): Call {
   };
 }
 
-export const aRingingCall = () =>
-  aCall({ status: "ringing", startedAt: null, paidThrough: null, periodsBilled: 0, tokensSpent: 0 });
+export const aRingingCall = (change: Partial<Call> = {}) =>
+  aCall({ status: "ringing", startedAt: null, paidThrough: null, periodsBilled: 0, tokensSpent: 0, ...change });
 
 export function aGrant(expiresAfterS: number, token = `token-${expiresAfterS}`): AgoraGrant {
   return { appId: "app", channel: "c1", uid: 1, token, expiresAt: at(expiresAfterS) };

@@ -62,8 +62,11 @@ export class CallService {
         if (state.phase === "active" && !state.here && this.#isMarked(call.id)) void this.#rejoin(call.id);
       }),
       socket.on("call:ended", ({ call }) => this.#happened({ type: "ended", call })),
+      socket.on("balance:update", ({ reason }) => {
+        if (reason === "snapshot") this.#readShown();
+      }),
       socket.on("call:token", ({ callId, agora }) => this.#happened({ type: "token", callId, agora })),
-      socket.onConnect(() => void this.#catchUp()),
+      socket.onConnect(() => this.#comeBack()),
     );
     this.#tabs = new BroadcastChannel(`callmeter.calls.${userId}`);
     this.#tabs.onmessage = ({ data }: MessageEvent<{ taken: string }>) => {
@@ -93,7 +96,7 @@ export class CallService {
   async accept(callId: string): Promise<void> {
     this.#joining = callId;
     try {
-      const { call, agora } = await this.socket.command("call:accept", { callId });
+      const { call, agora } = await this.#ask("call:accept", callId);
       this.#carry(call, agora);
     } finally {
       this.#joining = undefined;
@@ -105,7 +108,7 @@ export class CallService {
     if (this.#joining === callId) return;
     this.#joining = callId;
     try {
-      const { call, agora } = await this.socket.command("call:join", { callId });
+      const { call, agora } = await this.#ask("call:join", callId);
       this.#carry(call, agora);
     } finally {
       this.#joining = undefined;
@@ -175,21 +178,29 @@ export class CallService {
     }
   }
 
-  /**
-   * After a reconnect the server knows neither that this socket carries the call nor, where the call ended meanwhile,
-   * that anyone here still shows it.
-   */
-  async #catchUp(): Promise<void> {
-    const state = this.state.get();
-    if (state.phase === "idle" || state.phase === "ended") return;
-    if (state.phase === "active" && state.here) {
-      try {
-        return await this.join(state.call.id);
-      } catch (error) {
-        if (!(error instanceof CommandError) || error.code === "no_answer") return;
-      }
+  /** Asks for a way into a call. Refused as ended, the call is read: this tab missed its end, and still shows it. */
+  async #ask<Name extends "call:accept" | "call:join" | "call:renew">(name: Name, callId: string) {
+    try {
+      return await this.socket.command(name, { callId });
+    } catch (error) {
+      if (error instanceof CommandError && error.code === "call_ended") void this.#read(callId);
+      throw error;
     }
-    await this.#read(state.call.id);
+  }
+
+  /** After a reconnect the server does not know that this socket carries the call. */
+  #comeBack(): void {
+    const state = this.state.get();
+    if (state.phase === "active" && state.here) void this.#rejoin(state.call.id);
+  }
+
+  /**
+   * A snapshot comes after every connect, and where pushes may have been missed without one. It tells of a call that
+   * goes on, and is silent about the end of the one shown here.
+   */
+  #readShown(): void {
+    const state = this.state.get();
+    if (state.phase !== "idle" && state.phase !== "ended") void this.#read(state.call.id);
   }
 
   /** How a call stands, asked until somebody says: one that has ended must not be shown as going on. */
@@ -212,7 +223,7 @@ export class CallService {
 
   async #freshGrant(): Promise<AgoraGrant | undefined> {
     const call = callOf(this.state.get());
-    return call ? (await this.socket.command("call:renew", { callId: call.id })).agora : undefined;
+    return call ? (await this.#ask("call:renew", call.id)).agora : undefined;
   }
 
   #giveUp(): void {
