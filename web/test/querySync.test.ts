@@ -25,12 +25,12 @@ describe("what the socket pushes, in the query cache", () => {
   let line: Line;
   const balance = () => queries.getQueryData<Balance>(queryKeys.tokenBalance);
   const stale = (queryKey: readonly string[]) => queries.getQueryState(queryKey)?.isInvalidated;
-  const push = (version: number, amount: number) =>
+  const push = (version: number, amount: number, reason = "grant") =>
     line.push("balance:update", {
       balance: amount,
       version,
       delta: 0,
-      reason: "grant",
+      reason,
       queryKey: ["tokenBalance"],
     });
 
@@ -63,9 +63,23 @@ describe("what the socket pushes, in the query cache", () => {
     expect(stale(queryKeys.calls)).toBe(false);
   });
 
-  test("the first balance ever seen is no gap", () => {
+  test("a snapshot one version ahead tells of an entry that was missed, and has it fetched", () => {
+    push(6, 90, "snapshot");
+    expect(balance()).toMatchObject({ balance: 90, version: 6 });
+    expect(stale(queryKeys.tokenBalance)).toBe(true);
+    expect(stale(queryKeys.transactions)).toBe(true);
+    expect(stale(queryKeys.calls)).toBe(false);
+  });
+
+  test("a snapshot of what is shown already has nothing fetched", () => {
+    push(5, 100, "snapshot");
+    expect(stale(queryKeys.tokenBalance)).toBe(false);
+    expect(stale(queryKeys.transactions)).toBe(false);
+  });
+
+  test.each(["grant", "snapshot"])("the first balance ever seen is no gap, be it a %s", (reason) => {
     queries.removeQueries({ queryKey: queryKeys.tokenBalance });
-    push(17, 3);
+    push(17, 3, reason);
     expect(balance()).toMatchObject({ balance: 3, version: 17, unit: "TOKEN" });
     expect(stale(queryKeys.transactions)).toBe(false);
   });

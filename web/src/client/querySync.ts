@@ -40,14 +40,18 @@ function askAgain(queries: QueryClient, which: { queryKey?: readonly unknown[] }
   void queries.invalidateQueries(which);
 }
 
-/** Newer is shown at once; a gap is shown too, and everything derived from the missed entries fetched again. */
+/**
+ * Newer is shown at once; a gap is shown too, and everything derived from the missed entries fetched again. A snapshot
+ * is no entry’s own push: the entries by which it is ahead of what was shown were missed.
+ */
 function takeBalance(queries: QueryClient, update: BalanceUpdate): void {
   const { queryKey } = update;
   const shown = queries.getQueryData<Balance>(queryKey);
   const verdict = compareVersions(shown, update);
   if (verdict === "stale") return;
+  const missed = verdict === "gap" || (shown !== undefined && update.reason === "snapshot");
   queries.setQueryData<Balance>(queryKey, (current) => applyUpdate(current, update));
-  if (verdict === "newer") return;
+  if (!missed) return;
   void queries.invalidateQueries({ queryKey });
   askAgain(queries, { queryKey: queryKeys.transactions });
 }
