@@ -6,13 +6,19 @@ import { aCall, aGrant, aRingingCall, tabStorage } from "./fakes";
 /** A line on which the answers to commands, and the events, come in the order a test lets them. */
 class Line {
   readonly #handlers = new Map<string, (payload: unknown) => void>();
-  readonly asked: { name: string; answer: (ack: object) => void; refuse: (error: CommandError) => void }[] = [];
+  readonly asked: {
+    name: string;
+    payload: { requestId?: string };
+    answer: (ack: object) => void;
+    refuse: (error: CommandError) => void;
+  }[] = [];
   on = (name: string, handler: (payload: never) => void) => {
     this.#handlers.set(name, handler as (payload: unknown) => void);
     return () => this.#handlers.delete(name);
   };
   onConnect = (handler: () => void) => this.on("connect", handler);
-  command = (name: string) => new Promise((answer, refuse) => this.asked.push({ name, answer, refuse }));
+  command = (name: string, payload: object) =>
+    new Promise((answer, refuse) => this.asked.push({ name, payload, answer, refuse }));
   push(name: string, payload?: unknown) {
     this.#handlers.get(name)?.(payload);
   }
@@ -53,6 +59,50 @@ describe("a call in one tab, whatever comes late", () => {
     line.answer(1, { call: aCall(), agora: aGrant(70) });
     await expect.poll(() => calls.state.get()).toMatchObject({ phase: "active", here: true });
     expect(line.asked.map(({ name }) => name)).toEqual(["call:start", "call:join"]);
+  });
+
+  describe("a start whose answer was lost, tried again", () => {
+    const triedAgain = async () => {
+      const line = new Line();
+      const calls = service(line);
+      const lost = calls.start("bob");
+      line.refuse(0, "no_answer");
+      await expect(lost).rejects.toMatchObject({ code: "no_answer" });
+      return { line, calls, starting: calls.start("bob") };
+    };
+    const requests = (line: Line) => line.asked.map(({ payload }) => payload.requestId);
+
+    test("shows the call that rings since", async () => {
+      const { line, calls, starting } = await triedAgain();
+      line.answer(1, { call: aRingingCall() });
+      await starting;
+      expect(calls.state.get()).toMatchObject({ phase: "outgoing", here: true });
+      expect(new Set(requests(line)).size).toBe(1);
+    });
+
+    test("starts another call where the one before has ended meanwhile", async () => {
+      const { line, calls, starting } = await triedAgain();
+      line.answer(1, { call: aCall({ status: "ended", endReason: "missed" }) });
+      await expect.poll(() => line.asked.length).toBe(3);
+      line.answer(2, { call: aRingingCall({ id: "22222222-2222-4222-8222-222222222222" }) });
+      await starting;
+      expect(calls.state.get()).toMatchObject({
+        phase: "outgoing",
+        call: { id: "22222222-2222-4222-8222-222222222222" },
+        here: true,
+      });
+      expect(line.asked[2]?.name).toBe("call:start");
+      expect(requests(line)[2]).not.toBe(requests(line)[1]);
+    });
+
+    test("carries the call before where it was answered meanwhile", async () => {
+      const { line, calls, starting } = await triedAgain();
+      line.answer(1, { call: aCall() });
+      await starting;
+      expect(line.asked[2]?.name).toBe("call:join");
+      line.answer(2, { call: aCall(), agora: aGrant(70) });
+      await expect.poll(() => calls.state.get()).toMatchObject({ phase: "active", here: true });
+    });
   });
 
   test("what is read of a call after a reconnect does not take the place of the next one", async () => {

@@ -58,8 +58,7 @@ export class CallService {
       }),
       socket.on("call:accepted", ({ call }) => {
         this.#happened({ type: "accepted", call });
-        const state = this.state.get();
-        if (state.phase === "active" && !state.here && this.#isMarked(call.id)) void this.#rejoin(call.id);
+        this.#carryOn(call.id);
       }),
       socket.on("call:ended", ({ call }) => this.#happened({ type: "ended", call })),
       socket.on("balance:update", ({ reason }) => {
@@ -77,20 +76,15 @@ export class CallService {
 
   /** Rings someone. The same again, while unanswered, is the same call. */
   async start(calleeId: string): Promise<void> {
-    if (this.#starting?.calleeId !== calleeId) this.#starting = { calleeId, requestId: crypto.randomUUID() };
     this.#preload();
-    try {
-      const { call } = await this.socket.command("call:start", this.#starting);
-      this.#starting = undefined;
-      this.#storage.setItem(mark, call.id);
-      this.#happened({ type: "ringing", call, userId: this.options.userId, here: true });
-      const state = this.state.get();
-      // Answered before this answer came, it was not yet known to be this tab's call.
-      if (state.phase === "active" && !state.here && state.call.id === call.id) void this.#rejoin(call.id);
-    } catch (error) {
-      if (!(error instanceof CommandError) || error.code !== "no_answer") this.#starting = undefined;
-      throw error;
-    }
+    let call = await this.#ring(calleeId);
+    // What an earlier click started without hearing of it is over by now; this click means another call.
+    if (call.status === "ended") call = await this.#ring(calleeId);
+    this.#storage.setItem(mark, call.id);
+    if (call.status === "ringing") this.#happened({ type: "ringing", call, userId: this.options.userId, here: true });
+    else this.#stands(call);
+    // Answered before this answer came, it was not yet known to be this tab's call.
+    this.#carryOn(call.id);
   }
 
   async accept(callId: string): Promise<void> {
@@ -164,6 +158,32 @@ export class CallService {
     this.media.follow(after);
   }
 
+  /** Brings the state in line with an answered or ended call that was asked about; ringing says nothing new. */
+  #stands(call: Call): void {
+    if (call.status === "ended") this.#happened({ type: "ended", call });
+    if (call.status === "active") this.#happened({ type: "accepted", call });
+  }
+
+  /** Starts a call, and gives the one started before where no answer told of it. */
+  async #ring(calleeId: string): Promise<Call> {
+    if (this.#starting?.calleeId !== calleeId) this.#starting = { calleeId, requestId: crypto.randomUUID() };
+    try {
+      const { call } = await this.socket.command("call:start", this.#starting);
+      this.#starting = undefined;
+      return call;
+    } catch (error) {
+      if (!(error instanceof CommandError) || error.code !== "no_answer") this.#starting = undefined;
+      throw error;
+    }
+  }
+
+  /** Joins an answered call that the mark says is this tab's, where the state does not know it yet. */
+  #carryOn(callId: string): void {
+    const state = this.state.get();
+    if (state.phase !== "active" || state.here || state.call.id !== callId || !this.#isMarked(callId)) return;
+    void this.#rejoin(callId);
+  }
+
   #carry(call: Call, agora: AgoraGrant): void {
     this.#storage.setItem(mark, call.id);
     this.#tabs?.postMessage({ taken: call.id });
@@ -217,8 +237,7 @@ export class CallService {
       return;
     }
     if (callOf(this.state.get())?.id !== callId) return; // another call is shown by now
-    if (call.status === "ended") this.#happened({ type: "ended", call });
-    if (call.status === "active") this.#happened({ type: "accepted", call });
+    this.#stands(call);
   }
 
   async #freshGrant(): Promise<AgoraGrant | undefined> {
