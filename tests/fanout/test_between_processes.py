@@ -187,7 +187,7 @@ async def test_what_redis_was_away_for_too_long_to_take_is_told_to_processes_tha
             cable.cut()
             for _ in range(3):
                 await cut_off.sio.emit("lost", room="room")
-            await soon(lambda: cut_off.sio.stats().redis_lost == 3)
+            await soon(lambda: cut_off.sio.stats().redis_lost >= 3)  # a probe that was under way is lost with them
             assert other.gaps == []
             cable.restore()
             await soon(lambda: other.gaps and cut_off.gaps)
