@@ -247,12 +247,23 @@ class Session:
         return self.take()
 
     def take(self) -> list[bytes]:
-        if not self.outbox and self.closed:
-            raise PollRefused("the session has ended")
-        queued = [frame(*one) for frames in self._emptied() or [NOOP_FRAME] for one in split(frames)]
-        for later in queued[POLL_PACKETS:]:
-            self.enqueue(later)
-        return queued[:POLL_PACKETS]
+        if not self.outbox:
+            if self.closed:
+                raise PollRefused("the session has ended")
+            return [NOOP_FRAME]
+        # No more is looked at than is taken: a long queue would be walked anew with each poll.
+        looked_at = 0
+        taken: list[bytes] = []
+        while looked_at < len(self.outbox) and len(taken) < POLL_PACKETS:
+            taken += [frame(*one) for one in split(self.outbox[looked_at])]
+            looked_at += 1
+        taken, later = taken[:POLL_PACKETS], taken[POLL_PACKETS:] + self.outbox[looked_at:]
+        if later:
+            self.outbox = later
+            self.outbox_bytes -= sum(map(len, taken))
+        else:
+            self._emptied()
+        return taken
 
     def _emptied(self) -> list[bytes] | None:
         queued, self.outbox, self.outbox_bytes = self.outbox, None, 0
