@@ -155,7 +155,8 @@ async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple
         stack.push_async_callback(_close_pool, pool)
         # A newer one is fine: a release migrates while older processes still start.
         migrated = await pool.fetchval("SELECT to_regclass('alembic_version')") is not None
-        if not migrated or await pool.fetchval("SELECT max(version_num) FROM alembic_version") < SCHEMA_REVISION:
+        revision = "SELECT coalesce(max(version_num), '') FROM alembic_version"
+        if not migrated or await pool.fetchval(revision) < SCHEMA_REVISION:
             raise StartFailed("DATABASE_URL: the database is not migrated", "python -m ledger migrate up")
         client = redis.asyncio.from_url(
             settings.redis_url,
