@@ -204,8 +204,7 @@ class Settings(BaseSettings):
     billing_rounding: BillingRounding = BillingRounding.PERIOD
     """`period`: a period that has begun is paid whole; `second`: its unused seconds come back."""
     call_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
-    """How long a video token works beyond the paid time. A call that nobody could meter for longer ends where it was
-    paid to; one that cannot pay ends there at once."""
+    """How long a video token outlives the paid time, and a call the absence of all meters."""
     ring_timeout_seconds: Annotated[int, Field(ge=1, le=600)] = 45
     """How long it rings."""
     reconnect_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
