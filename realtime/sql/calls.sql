@@ -94,10 +94,10 @@ FROM calls WHERE status <> 'ended' AND (caller_absent_since IS NOT NULL OR calle
 ORDER BY least(caller_absent_since, callee_absent_since) LIMIT $1;
 
 -- name: live_page
--- The next page of live calls by id, with what is known of who is absent.
+-- The next page of live calls by id, with what is known of who is absent; a call has two parties and counts once.
 SELECT c.id, c.caller_id, c.callee_id,
     c.caller_absent_since IS NOT NULL AS caller_absent, c.callee_absent_since IS NOT NULL AS callee_absent
-FROM calls c WHERE c.id IN (SELECT call_id FROM live_parties WHERE call_id > $1 ORDER BY call_id LIMIT $2)
+FROM calls c WHERE c.id IN (SELECT DISTINCT call_id FROM live_parties WHERE call_id > $1 ORDER BY call_id LIMIT $2)
 ORDER BY c.id;
 
 -- name: mark_presence
