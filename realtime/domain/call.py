@@ -85,7 +85,7 @@ class Effect(StrEnum):
     SETTLE = "settle"
     """Price the last period by the second and give the rest back, in the same transaction."""
     PUT_OUT = "put_out"
-    """Put both sides out of the Agora channel: the call ended without being paid further."""
+    """Put both sides out of the Agora channel: their tokens outlive what is paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,11 @@ def decide(call: Call, event: Event, now: datetime) -> Decision:
         call, status=Status.ENDED, end_reason=transition.end_reason, ended_at=_end_of(call, transition.end_reason, now)
     )
     effects = []
-    if call.status is Status.ACTIVE and call.terms.refund_unused_seconds and call.periods_billed:
+    settles = call.status is Status.ACTIVE and call.terms.refund_unused_seconds and call.periods_billed > 0
+    if settles:
         effects.append(Effect.SETTLE)
-    if call.status is Status.ACTIVE and transition.end_reason in UNPAID_ENDS:
+    # Whoever hangs up and is given the rest of the period back could else go on talking until it would have ended.
+    if settles or (call.status is Status.ACTIVE and transition.end_reason in UNPAID_ENDS):
         effects.append(Effect.PUT_OUT)
     return Decision(ended, tuple(effects))
 

@@ -1,4 +1,5 @@
-"""Putting both sides of an unpaid call out of its Agora channel: a job, since Agora may be slow or away.
+"""Putting both sides of a call out of its Agora channel where their tokens outlive what is paid: a job, since Agora may
+be slow or away.
 
 The video token runs out by itself; this is for SDKs that do not honour it. Agora's limit (about ten requests a second)
 is met by the job's pauses between tries.
@@ -15,8 +16,9 @@ from realtime.services import jobs
 log = structlog.get_logger()
 
 TASK = "put_out"
-BANNED_S = 600
-"""A channel is one call's own, so keeping its two sides out of it costs nobody anything."""
+BANNED_S = 2 * 3600 + 60
+"""Longer than any token of theirs lives: a period and a grace, of an hour each at most. A channel is one call's own, so
+keeping its two sides out of it costs nobody anything."""
 
 
 class NotPutOut(Exception):
@@ -29,7 +31,7 @@ class Kicks:
 
     @property
     def job(self) -> PutOutJob | None:
-        """What the statement that ends a call unpaid queues for each side; None where Agora cannot be asked."""
+        """What the statement that ends such a call queues for each side; None where Agora cannot be asked."""
         return PutOutJob(jobs.QUEUE, TASK) if self._agora is not None else None
 
     async def kick(self, channel: str, uid: int) -> None:

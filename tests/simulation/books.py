@@ -177,7 +177,8 @@ class Books:
             must(call["status"] == "ended", f"never ended: {call}")
             paid, shared = self._owed(call)
             must(call["tokens_spent"] == paid, f"spent {call['tokens_spent']}, owed {paid}: {call}")
-            unpaid = call["end_reason"] in {"insufficient_funds", "failed"}
+            given_back = call["refund_unused_seconds"] and call["periods_billed"] > 0
+            unpaid = given_back or call["end_reason"] in {"insufficient_funds", "failed"}
             put_out = [self._history.put_out[f"call_{call['id'].hex}", uid] > 0 for uid in (1, 2)]
             must(put_out == [unpaid, unpaid], f"put out of the channel: {put_out}, {call}")
             expected["wallet", call["caller_id"]] -= paid

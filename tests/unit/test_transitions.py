@@ -123,10 +123,10 @@ def test_the_two_sides_have_uids_of_their_own_that_agora_takes() -> None:
     assert AGORA_UID == {Role.CALLER: 1, Role.CALLEE: 2}, "0 would let Agora choose one, and a kick names nobody by it"
 
 
-def test_by_the_second_the_unused_rest_of_the_last_period_is_settled() -> None:
+def test_by_the_second_the_unused_rest_of_the_last_period_is_settled_and_nobody_stays_in_the_channel_for_it() -> None:
     call = a_call(Status.ACTIVE, terms=replace(TERMS, refund_unused_seconds=True))
     decision = decide(call, Event.HUNG_UP, NOW + timedelta(seconds=30))
-    assert Effect.SETTLE in decision.effects
+    assert decision.effects == (Effect.SETTLE, Effect.PUT_OUT)
     assert settlement(decision.call).tokens == 5
 
 
