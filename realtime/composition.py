@@ -57,6 +57,8 @@ from realtime.services.wallets import Wallets
 log = structlog.get_logger()
 
 REDIS_TIMEOUT_S = 2.0
+REDIS_CONNECTIONS = 50
+REDIS_TURN_S = 5.0
 STOP_WITHIN_S = 10.0
 CANCELLED_WITHIN_S = 2.0
 CLOSE_WITHIN_S = 2.0
@@ -158,13 +160,18 @@ async def servers(settings: Settings, watched: Observers) -> AsyncIterator[tuple
         revision = "SELECT coalesce(max(version_num), '') FROM alembic_version"
         if not migrated or await pool.fetchval(revision) < SCHEMA_REVISION:
             raise StartFailed("DATABASE_URL: the database is not migrated", "python -m ledger migrate up")
-        client = redis.asyncio.from_url(
+        # The usual pool refuses what its connections are too few for, and that would be taken for an outage of Redis: a
+        # burst of requests waits for its turn instead.
+        connections = redis.asyncio.BlockingConnectionPool.from_url(
             settings.redis_url,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=REDIS_TURN_S,
             socket_timeout=REDIS_TIMEOUT_S,
             socket_connect_timeout=REDIS_TIMEOUT_S,
             # After a restart of Redis every connection of the pool is dead, and finds out when it is used next.
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
+        client = redis.asyncio.Redis.from_pool(connections)
         stack.push_async_callback(client.aclose)
         http_client = await stack.enter_async_context(aiohttp.ClientSession())
         yield Database(pool, watched.metrics.waiting_for_connection), client, http_client

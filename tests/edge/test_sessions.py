@@ -54,6 +54,14 @@ async def test_a_cookie_that_is_no_text_is_nobodys(server: Server, http: aiohttp
     assert (await browser.who())["authenticated"] is False
 
 
+async def test_a_burst_of_requests_waits_for_its_turn_at_redis(server: Server) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as many:
+        browser = Browser(many, server)
+        await browser.sign_in("burst")
+        answers = await asyncio.gather(*(browser.ask("GET", "/api/v1/me") for _ in range(400)))
+        assert {answer.status for answer in answers} == {200}
+
+
 async def test_a_page_signs_in_is_remembered_and_signs_out(server: Server, http: aiohttp.ClientSession) -> None:
     browser = Browser(http, server)
     nobody = await browser.who()
