@@ -30,6 +30,9 @@ former primary of a failover, or a managed one whose disk is full."""
 STATEMENT_REFUSED = (asyncpg.PostgresError,)
 """What PostgreSQL has against a statement itself, where it is none of `UNREACHABLE`."""
 
+ROW_HELD = (asyncpg.LockNotAvailableError,)
+"""Of `UNREACHABLE`, what says nothing of the server: somebody holds a row that the statement needs."""
+
 COMMAND_TIMEOUT_S = 10.0
 
 

@@ -7,7 +7,8 @@ until the next period starts, at most `IDLE_S`, so that a call somebody else's m
 before its token runs out.
 
 A batch the database refuses as a whole is billed call by call, so that one call nobody foresaw does not keep the others
-from being metered. It is reported and tried again until its grace is over, and ends then without being billed.
+from being metered. It is reported and tried again until its grace is over, and ends then without being billed. The same
+holds for a call whose wallet somebody holds: the others do not wait for it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import structlog
 
 from realtime.adapters import calls_store
 from realtime.adapters.calls_store import PutOutJob
-from realtime.adapters.postgres import STATEMENT_REFUSED, UNREACHABLE
+from realtime.adapters.postgres import ROW_HELD, STATEMENT_REFUSED, UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
 from realtime.services.calls import BillingObserver, Calls, Transactions, Unobserved, log_ended, news_of_billed
@@ -34,6 +35,8 @@ IDLE_S = 0.25
 AFTER_FAILURE_S = 0.5
 HELD_ELSEWHERE_S = 0.02
 RINGS_A_ROUND = 100
+HELD_IN_A_ROW = 3
+"""After waiting for that many calls in a row it is taken that what they share is held: the platform's account."""
 
 
 class Meter:
@@ -80,19 +83,26 @@ class Meter:
     async def round(self) -> float:
         """Bill all that is due and end what has rung out; answers how long nothing more is to do, in seconds."""
         refused = False
-        while not self._stopping.is_set() and not refused:
+        more = True
+        while more and not self._stopping.is_set():
             started = time.perf_counter()
             try:
                 billed = await self._bill_batch()
+            except ROW_HELD as error:
+                self._observer.meter_failed()
+                log.warning("a batch of the meter waits for a row; its calls are billed one by one", error=str(error))
+                refused = True
             except UNREACHABLE:
                 raise
             except STATEMENT_REFUSED:
                 self._observer.meter_failed()
                 log.exception("a batch of the meter was refused; its calls are billed one by one")
-                billed, refused = await self._bill_one_by_one(), True
-            if not billed:
+                refused = True
+            if refused:
+                await self._bill_one_by_one()
                 break
             await self._tell(billed, started)
+            more = len(billed) == BATCH or any(_is_behind(one) for one in billed)
         async with self._db.connection() as conn:
             rung_out = await calls_store.overdue_rings(conn, RINGS_A_ROUND)
             next_due_in_s = await calls_store.next_due_in_s(conn)
@@ -110,23 +120,36 @@ class Meter:
         async with self._db.connection() as conn:
             return await calls_store.bill_due(conn, BATCH, self._put_out)
 
-    async def _bill_one_by_one(self) -> list[calls_store.Billed]:
-        """Those of one batch that the database does not refuse."""
-        billed = []
-        async with self._db.connection() as conn:
-            for call_id in await calls_store.due(conn, BATCH):
-                try:
-                    one = await calls_store.bill(conn, call_id, self._put_out)
-                except UNREACHABLE:
-                    raise
-                except STATEMENT_REFUSED:
-                    log.exception("a call cannot be billed", call_id=str(call_id))
-                else:
-                    billed += [one] if one is not None else []
-        return billed
+    async def _bill_one_by_one(self) -> None:
+        """Those of one batch that the database does not refuse. What was billed is told, also if the rest fails."""
+        billed: list[calls_store.Billed] = []
+        held_in_a_row = 0
+        started = time.perf_counter()
+        try:
+            async with self._db.connection() as conn:
+                for call_id in await calls_store.due(conn, BATCH):
+                    try:
+                        one = await calls_store.bill(conn, call_id, self._put_out)
+                    except ROW_HELD:
+                        log.warning("a call cannot be billed while a row of it is held", call_id=str(call_id))
+                        held_in_a_row += 1
+                        if held_in_a_row == HELD_IN_A_ROW:
+                            raise
+                        continue
+                    except UNREACHABLE:
+                        raise
+                    except STATEMENT_REFUSED:
+                        log.exception("a call cannot be billed", call_id=str(call_id))
+                    else:
+                        billed += [one] if one is not None else []
+                    held_in_a_row = 0
+        finally:
+            await self._tell(billed, started)
 
     async def _tell(self, billed: list[calls_store.Billed], started: float) -> None:
         """What has been committed, in one message; `started` is when its billing began."""
+        if not billed:
+            return
         news: list[Push] = []
         for one in billed:
             self._observer.billed(one.outcome)
@@ -137,3 +160,9 @@ class Meter:
         self._observer.meter_batch(
             size=len(billed), seconds=time.perf_counter() - started, lag_s=max(one.lag_s for one in billed)
         )
+
+
+def _is_behind(billed: calls_store.Billed) -> bool:
+    """Whether the call's next period has begun as well."""
+    call = billed.call
+    return call.status is Status.ACTIVE and call.paid_through is not None and call.paid_through <= billed.at

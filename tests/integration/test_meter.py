@@ -281,3 +281,19 @@ async def test_a_call_that_the_database_refuses_to_bill_does_not_keep_the_others
     assert billed == {first: 0} | dict.fromkeys(others, 1)
     assert [len(heard.told(f"user:caller-{number}", "balance:update")) for number in range(5)] == [0, 1, 1, 1, 1]
     assert await conn.fetchval("SELECT balance FROM accounts WHERE owner_id = 'caller-0' AND kind = 'wallet'") == 100
+
+
+async def test_a_call_whose_wallet_somebody_holds_does_not_keep_the_others_from_being_billed(
+    pool: Any, conn: Any
+) -> None:
+    first, *others = await active_calls(conn, 5, started_at=START, tokens=100)
+    await set_clock(conn, START + timedelta(seconds=1))
+    async with pool.acquire() as holder, holder.transaction():
+        await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        await holder.execute("SELECT FROM accounts WHERE owner_id = 'caller-0' AND kind = 'wallet' FOR UPDATE")
+        heard = await meter_all(pool)
+        billed = {row["id"]: row["periods_billed"] for row in await conn.fetch("SELECT id, periods_billed FROM calls")}
+        assert billed == {first: 0} | dict.fromkeys(others, 1)
+        assert [len(heard.told(f"user:caller-{n}", "balance:update")) for n in range(5)] == [0, 1, 1, 1, 1]
+    await meter_all(pool)
+    await assert_once_for_each_period(conn, 5, 1)
