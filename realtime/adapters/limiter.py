@@ -18,7 +18,11 @@ local window = ARGV[2] * 1000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
 local used = redis.call('ZCARD', KEYS[1])
 local allowed = 0
-if used < tonumber(ARGV[1]) then
+local counted_at = redis.call('ZSCORE', KEYS[1], ARGV[3])
+if counted_at and now - counted_at < ARGV[4] * 1000000 then
+    allowed = 1
+elseif used < tonumber(ARGV[1]) then
+    if counted_at then redis.call('ZADD', KEYS[1], counted_at, ARGV[3] .. ':' .. counted_at) end
     redis.call('ZADD', KEYS[1], now, ARGV[3])
     redis.call('PEXPIRE', KEYS[1], ARGV[2] * 1000)
     used = used + 1
@@ -27,6 +31,10 @@ end
 local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
 return {allowed, ARGV[1] - used, oldest + window - now}
 """
+
+
+SAME_S = 2
+"""What comes within this of one with the same name is the same thing, asked for by several tabs at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +61,17 @@ class Limiter:
         """Raise Redis's error if it does not answer."""
         await self._redis.ping()
 
-    async def take(self, policy: str, subject: str, limit: int, window_s: int = 60) -> Allowance:
-        """Count one operation of `subject` under `policy`, if fewer than `limit` were counted in the window."""
+    async def take(
+        self, policy: str, subject: str, limit: int, window_s: int = 60, *, operation: str | None = None
+    ) -> Allowance:
+        """Count one operation of `subject` under `policy`, if fewer than `limit` were counted in the window.
+
+        One that has a name and was counted `SAME_S` ago or less is allowed again without being counted again.
+        """
         key = f"{{callmeter}}:limit:{policy}:{subject}"
-        allowed, remaining, reset_us = await self._take(keys=[key], args=[limit, window_s, uuid4().hex])
+        allowed, remaining, reset_us = await self._take(
+            keys=[key], args=[limit, window_s, operation or uuid4().hex, SAME_S]
+        )
         return Allowance(
             allowed=bool(allowed),
             limit=limit,

@@ -106,7 +106,7 @@ class Calls:
         async with self._db.connection() as conn:
             if existing := await calls_store.of_request(conn, caller.user_id, request_id):
                 return existing
-        await self._allow_start(caller)
+        await self._allow_start(caller, f"{callee_id}:{request_id}")
         if not await self._presence.online([callee_id]):
             raise errors.CalleeUnavailable
         call, made = await self._make(caller.user_id, callee_id, request_id)
@@ -116,15 +116,19 @@ class Calls:
         return call
 
     async def accept(self, user_id: str, call_id: UUID, socket_id: str) -> Answered:
-        """Answer a ringing call. The first tab wins; that tab's retry is answered again."""
+        """Answer a ringing call. The first tab wins; that tab's retry is answered, and everybody told, again."""
+        retried = False
 
         def event(call: Call) -> Event | None:
+            nonlocal retried
             if call.role_of(user_id) is not Role.CALLEE:
                 raise errors.NotFound("there is no such call to answer")
-            answered_here = call.status is Status.ACTIVE and call.answered_by == socket_id
-            return None if answered_here else Event.ACCEPTED
+            retried = call.status is Status.ACTIVE and call.answered_by == socket_id
+            return None if retried else Event.ACCEPTED
 
         call, now = await self._happen(call_id, event, answered_by=socket_id)
+        if retried:  # PostgreSQL may have been lost between our commit and its answer, and then nobody was told
+            await self._out.emit_many(pushes.accepted(call))
         return self._answer(call, Role.CALLEE, now)
 
     async def join(self, user_id: str, call_id: UUID) -> Answered:
@@ -180,9 +184,10 @@ class Calls:
 
     # -- one transaction -----------------------------------------------------------------------------------------
 
-    async def _allow_start(self, caller: Identity) -> None:
+    async def _allow_start(self, caller: Identity, request: str) -> None:
         limit = self._settings.rate_limit_trust_levels[caller.trust]
-        allowance = await self._limiter.take("calls", caller.user_id, limit)
+        # The same request from many tabs at once makes one call, and is one start.
+        allowance = await self._limiter.take("calls", caller.user_id, limit, operation=request)
         if not allowance.allowed:
             raise errors.RateLimited(
                 limit=limit, window_s=allowance.window_s, retry_after_s=allowance.reset_s, policy=allowance.policy

@@ -93,12 +93,15 @@ async def test_ten_tabs_that_answer_at_once_make_one_answer(world: World) -> Non
     assert accepted["answeredBy"] == won[0].call.answered_by
 
 
-async def test_the_tab_that_answered_may_ask_again_and_is_not_billed_again(world: World) -> None:
+async def test_the_tab_that_answered_may_ask_again_and_everybody_is_told_again_and_nobody_billed(world: World) -> None:
     call = await world.rung()
     first = await world.calls.accept("bob", call.id, "tab")
     again = await world.calls.accept("bob", call.id, "tab")
     assert again.call == first.call
     assert again.agora["channel"] == first.agora["channel"]
+    told, told_again = world.heard.told("user:ann", "call:accepted")
+    assert told == told_again
+    assert len(world.heard.told("user:ann", "balance:update")) == 1
 
 
 async def test_two_tabs_that_start_with_one_request_make_one_call(world: World) -> None:
@@ -240,6 +243,18 @@ async def test_starting_is_limited_by_trust(make_world: Any) -> None:
     with pytest.raises(errors.RateLimited) as refused:
         await world.calls.start(identity("ann", Trust.BASIC), "bob", "r2")
     assert 1 <= refused.value.retry_after_s <= 60
+
+
+async def test_one_request_of_many_tabs_at_once_is_one_start(make_world: Any) -> None:
+    world: World = await make_world(rate_limit_trust_levels={"basic": 2})
+    async with world.pool.acquire() as conn:
+        await grant(conn, "ann", 100)
+    await world.online("bob")
+    ann = identity("ann", Trust.BASIC)
+    started = await asyncio.gather(*(world.calls.start(ann, "bob", "same") for _ in range(10)))
+    assert len({call.id for call in started}) == 1
+    await world.calls.cancel("ann", started[0].id)
+    await world.calls.start(ann, "bob", "another")
 
 
 async def test_nobody_there_nobody_rung_and_nobody_calls_oneself(world: World) -> None:

@@ -93,7 +93,9 @@ class Everybody:
     async def online(self, user_ids: list[str]) -> set[str]:
         return set(user_ids)
 
-    async def take(self, policy: str, subject: str, limit: int, window_s: int = 60) -> Allowance:
+    async def take(
+        self, policy: str, subject: str, limit: int, window_s: int = 60, *, operation: str | None = None
+    ) -> Allowance:
         return Allowance(True, limit, window_s, limit, 1, policy)
 
 

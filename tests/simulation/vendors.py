@@ -148,7 +148,9 @@ class Limiter:
         if self._history.chance(0.02):
             raise RedisAway("Redis is away")
 
-    async def take(self, policy: str, _subject: str, limit: int, window_s: int = 60) -> Allowance:
+    async def take(
+        self, policy: str, _subject: str, limit: int, window_s: int = 60, *, operation: str | None = None
+    ) -> Allowance:
         await self.ping()
         return Allowance(True, limit, window_s, limit, 1, policy)
 
