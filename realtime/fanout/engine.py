@@ -20,7 +20,14 @@ from realtime.fanout.frames import BINARY, TEXT, frame
 from realtime.fanout.handshake import Head
 from realtime.fanout.limits import Connections, Limits
 from realtime.fanout.packets import polling_payload
-from realtime.fanout.sessions import PARSE_ERROR, SERVER_DISCONNECT, TRANSPORT_ERROR, PollRefused, Session
+from realtime.fanout.sessions import (
+    PARSE_ERROR,
+    SERVER_DISCONNECT,
+    TRANSPORT_CLOSE,
+    TRANSPORT_ERROR,
+    PollRefused,
+    Session,
+)
 from realtime.fanout.stats import Stats
 from realtime.fanout.timers import TimerWheel
 from realtime.fanout.websocket import Wire, upgrade_answer
@@ -83,6 +90,8 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         self.plain_connect: Any = None
         """A `connect` handler that has nothing to do for a session that opens."""
         self.wheel = TimerWheel(max(0.01, min(0.25, self.ping_interval / 4, self.ping_timeout / 4)))
+        self._polled: dict[Any, Session] = {}
+        """The sessions whose poll waits, by aiohttp's connection."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -209,12 +218,15 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         """An HTTP request for Engine.IO's path."""
         try:
             self.check_origin(request.headers.get("Origin"), request.headers.get("Host", ""))
+        except Refusal as refusal:  # nor may such a page read why
+            return _refused(refusal)
+        try:
             if request.method == "OPTIONS":
                 response = web.Response(status=204)
             else:
                 response = await self._answer(request)
         except Refusal as refusal:
-            response = web.Response(status=refusal.status, body=refusal.body, content_type="application/json")
+            response = _refused(refusal)
         if not response.prepared:
             response.headers.update(self._cross_origin_headers(request))
         return response
@@ -239,8 +251,7 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         raise Refusal(BAD_REQUEST)
 
     async def _answer_opening(self, request: web.BaseRequest) -> web.Response:
-        head = handshake.head_of(request.method, request.path_qs, request.raw_headers)
-        session = self._open(head, _peer_of(request))
+        session = self._open(_head_of(request), _peer_of(request))
         upgrades = ["websocket"] if self.allow_upgrades and "websocket" in self.transports else []
         opening = self._open_packet(session, upgrades)
         await self._announce(session)
@@ -253,13 +264,22 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         return response
 
     async def _answer_poll(self, request: web.BaseRequest, session: Session) -> web.Response:
+        self._polled[request.protocol] = session
         try:
             queued = await session.poll()
         except PollRefused:
             raise Refusal(BAD_REQUEST, 503 if self.draining else 400) from None
+        finally:
+            del self._polled[request.protocol]
         if request.transport is None or request.transport.is_closing():
             session.close(TRANSPORT_ERROR)  # what was taken for it will not arrive
         return self._text(request, polling_payload(queued))
+
+    def connection_lost(self, connection: Any) -> None:
+        """A connection of aiohttp's is over. Who polled on it has gone, and comes again as somebody new."""
+        session = self._polled.get(connection)
+        if session is not None and not session.upgrading:
+            session.close(TRANSPORT_CLOSE)
 
     async def _answer_post(self, request: web.BaseRequest, session: Session) -> web.Response:
         body = await self._body(request)
@@ -319,7 +339,7 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
         transport = request.transport
         if request.method != "GET" or transport is None:
             raise Refusal(BAD_REQUEST)
-        head = handshake.head_of(request.method, request.path_qs, request.raw_headers)
+        head = _head_of(request)
         peer = _peer_of(request)
         self.connections.taken_over(peer[0])
         transport.pause_reading()
@@ -426,6 +446,18 @@ def _again(request: web.BaseRequest, body_bytes: int) -> bytes:
     if request.method == "POST":
         headers.append((b"Content-Length", b"%d" % body_bytes))
     return handshake.head_of(request.method, request.path_qs, headers)
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    return web.Response(status=refusal.status, body=refusal.body, content_type="application/json")
+
+
+def _head_of(request: web.BaseRequest) -> bytes:
+    """The request's head, which its session keeps. Raises Refusal for one that is too long to be kept."""
+    head = handshake.head_of(request.method, request.path_qs, request.raw_headers)
+    if len(head) > handshake.LONGEST_HEAD_BYTES:
+        raise Refusal(BAD_REQUEST, 431)
+    return head
 
 
 def _peer_of(request: web.BaseRequest) -> tuple[str, int]:

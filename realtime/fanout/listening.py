@@ -129,10 +129,11 @@ class Listener:
                 self.trouble = str(error) or type(error).__name__
                 await backoff.pause()
                 continue
-            backoff.reset()
             last = self._subscribe_to_all(link)
             await asyncio.wait((last, link.lost), return_when=asyncio.FIRST_COMPLETED)
-            if not link.lost.done():
+            stood = not link.lost.done()
+            if stood:
+                backoff.reset()
                 self.heard_at = asyncio.get_running_loop().time()
                 self.hearing.set()
                 if self._gaps_count:
@@ -145,6 +146,8 @@ class Listener:
             for channel in self._subscribed:
                 self._subscribed[channel] = False
             self._let_waiters_go()
+            if not stood:  # a Redis that has as many clients as it may lets us in and throws us out
+                await backoff.pause()
 
     def _subscribe_to_all(self, link: Link) -> asyncio.Future[None]:
         """Want on a new connection what is wanted. The answer is done when all of it is acknowledged."""

@@ -179,6 +179,7 @@ class HttpServer(web.Server):
 
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
+        self._engine.connection_lost(handler)
         if (address := self.addresses.pop(handler, None)) is not None:
             self._engine.connections.closed(address)
 

@@ -202,6 +202,13 @@ class Publisher:
             self._losing = True
             log.warning("messages for other processes are lost until Redis is back", trouble=self._trouble)
         self._make_room()
+        if self._link is not None:  # it takes them, only slowly: no new connection would announce the loss
+            self._announce_loss()
+
+    def _announce_loss(self) -> None:
+        self._losing = False
+        log.info("messages reach other processes again; every tab is told where it stands")
+        self.publish([self._channels.everybody], GAP, b"")
 
     # -- the connection ------------------------------------------------------------------------------------------
 
@@ -220,9 +227,7 @@ class Publisher:
             self.drop_old()
             self._link = link
             if self._losing:
-                self._losing = False
-                log.info("messages reach other processes again; every tab is told where it stands")
-                self.publish([self._channels.everybody], GAP, b"")
+                self._announce_loss()
             self.flush()
             await link.lost
             self._link = None

@@ -66,6 +66,8 @@ class Link(asyncio.Protocol):
 
     async def ask(self, *parts: bytes) -> Any:
         """One command and its answer, while nothing else is under way. Raises RedisError, ConnectionError."""
+        if self.lost.done():
+            raise ConnectionError("Redis closed the connection")
         self._asked = asyncio.get_running_loop().create_future()
         self.send(command(parts))
         try:

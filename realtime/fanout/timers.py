@@ -49,10 +49,12 @@ class TimerWheel:
             bucket.add(item)
 
     def cancel(self, item: Timed) -> None:
-        bucket = self._buckets.get(item.tick)
-        item.tick = NOWHERE
+        tick, item.tick = item.tick, NOWHERE
+        bucket = self._buckets.get(tick)
         if bucket is not None:
             bucket.discard(item)
+            if not bucket:  # of a deadline days ahead, say a token's, it would stay until then
+                del self._buckets[tick]
 
     def stop(self) -> None:
         """Forget everybody."""

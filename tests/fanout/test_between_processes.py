@@ -209,6 +209,17 @@ async def test_what_waits_for_redis_is_bounded(node: Nodes, redis_url: str, monk
         assert lost >= 40
 
 
+async def test_what_is_lost_while_redis_goes_on_is_told_to_the_processes_as_well(
+    node: Nodes, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await node(), await node()
+    await other.tab(raw, "room")
+    monkeypatch.setattr(publishing, "QUEUE_BYTES", 100_000)
+    await one.sio.emit("m", "x" * 200_000, room="room")
+    assert one.sio.stats().redis_lost == 1
+    await soon(lambda: other.gaps)
+
+
 async def test_what_redis_has_taken_and_not_acknowledged_is_sent_again_and_seen_once(
     node: Nodes, raw: Raw, redis_url: str
 ) -> None:
@@ -383,6 +394,40 @@ async def test_a_start_without_redis_serves_and_joins_when_it_comes(
         assert await next_event(here) == ["together"]
     finally:
         late.kill()
+
+
+async def test_a_redis_that_takes_no_more_clients_is_tried_with_pauses_and_joined_when_it_does(
+    node: Nodes, raw: Raw, real_redis: RealRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.fanout.server.REDIS_START_S", 0.1)
+    pauses = 0
+    pause = redis_link.Backoff.pause
+
+    async def counted(backoff: redis_link.Backoff) -> None:
+        nonlocal pauses
+        pauses += 1
+        await pause(backoff)
+
+    monkeypatch.setattr(redis_link.Backoff, "pause", counted)
+    async with redis.asyncio.from_url(real_redis.url, single_connection_client=True) as operator:
+        await operator.config_set("maxclients", 1)
+        one = await node(real_redis.url)
+
+        async def rejected() -> int:
+            return int((await operator.info("stats"))["rejected_connections"])
+
+        async def rejected_often() -> bool:
+            return await rejected() > 20
+
+        await eventually(rejected_often)
+        assert await rejected() <= pauses + 2  # of its two connections, one try each may be under way
+        await operator.config_set("maxclients", 100)
+        await soon(lambda: not one.sio.deaf())
+        other = await node(real_redis.url)
+        tab = await other.tab(raw, "room")
+        await soon(lambda: not other.sio.deaf())
+        await one.sio.emit("together", room="room")
+        assert await next_event(tab) == ["together"]
 
 
 # Others who emit

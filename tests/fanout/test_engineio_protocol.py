@@ -162,13 +162,25 @@ async def test_a_second_poll_at_the_same_time_ends_the_session(server: Running, 
     assert (await raw.get(server.polling_url(sid)))[0] == 400
 
 
-async def test_a_poll_that_was_hung_up_on_ends_the_session(server: Running, raw: Raw) -> None:
+async def test_a_poll_that_was_hung_up_on_ends_the_session_long_before_its_next_ping(
+    serve_fanout: ServeFanout, raw: Raw
+) -> None:
+    server = await serve_fanout(echoing, ping_interval_s=600)
     sid = await raw.open_polling(server)
     poll = asyncio.create_task(raw.get(server.polling_url(sid)))
     await soon(lambda: server.sio.eio.sockets[sid].poller is not None)
     poll.cancel()
     await asyncio.gather(poll, return_exceptions=True)
+    await soon(lambda: sid not in server.sio.eio.sockets)
     assert (await raw.get(server.polling_url(sid)))[0] == 400
+
+
+async def test_a_session_keeps_no_head_of_a_request_that_is_longer_than_a_websockets_may_be(
+    server: Running, raw: Raw
+) -> None:
+    stuffed = {f"X-{number}": "x" * 8_000 for number in range(5)}
+    assert (await raw.get(server.polling_url(), headers=stuffed))[0] == 431
+    assert not server.sio.eio.sockets
 
 
 async def test_a_websocket_carries_text_and_binary(server: Running, raw: Raw) -> None:
