@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -28,6 +29,8 @@ from ledger.sql import load
 
 SQL = load("ledger.sql", "store.sql")
 BIGINT_MAX = 2**63 - 1
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""NUL as JSON writes it; the same six characters behind a backslash of the text's own are none."""
 
 Connection: TypeAlias = "asyncpg.Connection | asyncpg.pool.PoolConnectionProxy"
 
@@ -144,7 +147,7 @@ def _database_text(journal: Journal) -> tuple[str | None, str]:
         (journal.key + details).encode()
     except UnicodeEncodeError:
         return None, "{}"
-    if "\0" in journal.key or "\\u0000" in details:
+    if "\0" in journal.key or _NUL.search(details):
         return None, "{}"
     return journal.key, details
 

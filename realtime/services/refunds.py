@@ -7,6 +7,7 @@ carries it on: it looks for the refund before asking for one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -105,16 +106,18 @@ class Refunds:
         assert purchase is not None
         assert purchase.payment_intent_id is not None
         payment_id, amount_cents, budget = purchase.payment_intent_id, purchase.amount_cents, Budget()
-        paid_back = await budget.within(self._gateway.refunded_cents(payment_id))
+        paid_back = purchase.refunded_cents
         refused: ProviderRefused | None = None
-        if paid_back < amount_cents:
-            try:
+        try:
+            paid_back = await budget.within(self._gateway.refunded_cents(payment_id))
+            if paid_back < amount_cents:
                 await budget.within(
                     self._gateway.refund(payment_id, purchase.id, amount_cents - paid_back, order.created_at)
                 )
                 paid_back = amount_cents
-            except ProviderRefused as error:
-                refused = error
+        except ProviderRefused as error:
+            refused = error
+            with suppress(ProviderRefused):  # of a payment it does not know there is no more to learn
                 paid_back = await budget.within(self._gateway.refunded_cents(payment_id))
         await self._book(order, paid_back, refused)
 

@@ -301,3 +301,15 @@ def arguments(*journals: Journal) -> list[Any]:
         [leg.account_id for _, leg in legs],
         [max(-bigint_max, min(bigint_max, leg.amount)) for _, leg in legs],
     ]
+
+
+async def test_a_nul_in_what_is_said_is_invalid_and_the_six_characters_json_writes_for_one_are_kept(
+    db: asyncpg.Connection, books: Books
+) -> None:
+    def saying(key: str, reason: str) -> Journal:
+        legs = (debit(books.ann, 1), credit(books.bob, 1))
+        return Journal(key, TransactionType.ADJUSTMENT, legs, {"reason": reason})
+
+    said = ["a\\u0000b", "\\\\u0000", "a\0b", "\\\0", "\\\\\0"]
+    postings = await store.post(db, [saying(str(n), reason) for n, reason in enumerate(said)], actor="test")
+    assert [posting.outcome for posting in postings] == [Outcome.POSTED] * 2 + [Outcome.INVALID_JOURNAL] * 3
