@@ -14,14 +14,14 @@ from pydantic import BaseModel, Field, StringConstraints
 from realtime.adapters.stripe_gateway import ProviderRefused, ProviderUnavailable, StripeGateway
 from realtime.config import Settings
 from realtime.domain import errors
-from realtime.domain.purchase import MAX_CENTS, MIN_CENTS, Purchase, Status
+from realtime.domain.purchase import MAX_CENTS, MIN_CENTS, Status
 from realtime.edge import wire
 from realtime.edge.errors import http_answer, rate_limit_headers
 from realtime.edge.routes import Answer, Asked, Route, TakesKey, Who
 from realtime.services.grants import Grants
 from realtime.services.idempotency import Kept, derived_key
 from realtime.services.money_limits import Operation
-from realtime.services.payments import OPERATION, Order, Payments
+from realtime.services.payments import OPERATION, Order, Payments, Standing
 from realtime.services.pushes import iso
 from realtime.services.refunds import Refunds
 
@@ -75,6 +75,7 @@ class PurchaseAnswer(BaseModel):
     declineCode: str | None
     createdAt: str
     finishedAt: str | None
+    clientSecret: str | None = None
 
 
 class Granted(BaseModel):
@@ -214,7 +215,8 @@ def _order(asked: Asked) -> Order:
     return Order(asked.payload.amountInCents, asked.payload.paymentMethodId)
 
 
-def _shown(purchase: Purchase) -> dict[str, Any]:
+def _shown(standing: Standing) -> dict[str, Any]:
+    purchase = standing.purchase
     pending = purchase.status in {Status.CLAIMED, Status.PREPARED}
     return {
         "purchaseId": str(purchase.id),
@@ -225,4 +227,5 @@ def _shown(purchase: Purchase) -> dict[str, Any]:
         "declineCode": purchase.decline_code,
         "createdAt": iso(purchase.created_at),
         "finishedAt": iso(purchase.finished_at),
+        **({"clientSecret": standing.client_secret} if standing.client_secret else {}),
     }

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 ATTEMPT_S = 25.0
 """How long a request waits for the provider before it is answered `processing` and left to the job."""
+LOOK_S = 5.0
+"""How long somebody who only wants to know how a purchase stands waits for it."""
 
 
 class Budget:
@@ -60,7 +62,7 @@ class Charging:
         """Confirm the payment, unless it was, and record the outcome. Raises ProviderUnavailable if nobody knows it."""
         assert purchase.payment_intent_id is not None
         payment_id = purchase.payment_intent_id
-        payment = None if confirm_at_once else await budget.within(self._gateway.payment(payment_id))
+        payment = None if confirm_at_once else await self._standing(payment_id, budget)
         failure: str | None = None
         refusal: str | None = None
         if payment is None or payment.status is PaymentStatus.REQUIRES_CONFIRMATION:
@@ -68,17 +70,37 @@ class Charging:
                 payment = await budget.within(self._gateway.confirm(payment_id, purchase.id))
             except ProviderRefused as refused:
                 # Refused may mean that it was confirmed before: the payment itself knows.
-                payment = await budget.within(self._gateway.payment(payment_id))
+                payment = await self._standing(payment_id, budget)
                 if payment.status is PaymentStatus.REQUIRES_CONFIRMATION:
                     payment = await self.cancel(payment_id, budget)
                     failure, refusal = "payment_method_invalid", refused.code
             except ProviderUnavailable:
-                payment = await budget.within(self._gateway.payment(payment_id))
+                payment = await self._standing(payment_id, budget)
         await self._records.record(purchase.id, payment, failure=failure, decline_code=refusal)
+
+    async def client_secret(self, payment_id: str) -> str | None:
+        """What the buyer authenticates the payment with; None unless it waits for that, or with the provider away."""
+        try:
+            async with asyncio.timeout(LOOK_S):
+                payment = await self._gateway.payment(payment_id)
+        except (TimeoutError, ProviderUnavailable, ProviderRefused):
+            return None
+        return payment.client_secret if payment.status is PaymentStatus.REQUIRES_ACTION else None
 
     async def cancel(self, payment_id: str, budget: Budget) -> Payment:
         """Cancel the payment; if it cannot be cancelled, how it stands."""
         try:
             return await budget.within(self._gateway.cancel(payment_id))
         except ProviderRefused:
+            return await self._standing(payment_id, budget)
+
+    async def _standing(self, payment_id: str, budget: Budget) -> Payment:
+        """The payment as it stands.
+
+        Raises ProviderUnavailable also where the provider knows no such payment (it has lost it, or the key is another
+        account's): what became of it is not known, and the job gives it up in the end.
+        """
+        try:
             return await budget.within(self._gateway.payment(payment_id))
+        except ProviderRefused as refused:
+            raise ProviderUnavailable(f"it does not know the payment: {refused.code}") from None

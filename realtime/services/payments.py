@@ -40,6 +40,15 @@ class Order:
     payment_method_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a purchase stands by now."""
+
+    purchase: Purchase
+    client_secret: str | None = None
+    """What its buyer authenticates with at the provider, while they have to."""
+
+
 class Payments:
     def __init__(
         self,
@@ -70,12 +79,22 @@ class Payments:
         request = Keyed(operation.user_id, operation.key, OPERATION, payload, operation.keep_s)
         return await self._idempotency.once(request, lambda claim: self._carry_out(claim, operation, order))
 
-    async def get(self, user_id: str, purchase_id: UUID) -> Purchase:
+    async def get(self, user_id: str, purchase_id: UUID) -> Standing:
+        """One of the user's own purchases. Raises NotFound."""
         async with self._db.connection() as conn:
             purchase = await purchases_store.get(conn, purchase_id)
-        if purchase is None or purchase.user_id != user_id:
-            raise errors.NotFound("there is no such purchase")
-        return purchase
+            if purchase is None or purchase.user_id != user_id:
+                raise errors.NotFound("there is no such purchase")
+            if purchase.status is not Status.REQUIRES_ACTION:
+                return Standing(purchase)
+            record = await idempotency_store.record(conn, user_id, purchase.idempotency_key)
+        if record is None or record.subject != purchase.id or record.outcome is None:
+            return Standing(purchase)
+        if (told := record.outcome.get("clientSecret")) is not None:
+            return Standing(purchase, told)
+        # It was answered `processing` and came to its buyer later: only the provider can say with what.
+        assert purchase.payment_intent_id is not None, "what was sent to the provider has its id"
+        return Standing(purchase, await self._charging.client_secret(purchase.payment_intent_id))
 
     async def _carry_out(self, claim: Claim, operation: Operation, order: Order) -> idempotency.Outcome:
         if claim.subject is None:

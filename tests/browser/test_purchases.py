@@ -118,6 +118,27 @@ async def test_a_purchase_goes_on_when_its_dialog_is_closed_and_its_outcome_is_t
     assert len(await stripe.charges()) == 1
 
 
+async def test_a_dialog_opened_again_stands_aside_for_the_bank_and_shows_what_came_of_it(
+    shop: Server, people: People, stripe: Stripe
+) -> None:
+    page = await at_the_till(await people.come(shop, "rufus"), card="Asks for authentication")
+    answer = asyncio.Event()
+
+    async def hold_back(route: Route) -> None:
+        await answer.wait()
+        await route.continue_()
+
+    await page.route(PURCHASE, hold_back)
+    await pay(page)
+    await page.get_by_role("button", name="Close").click()
+    await page.get_by_role("button", name="Buy tokens", exact=True).click()
+    await expect(page.get_by_role("button", name="Charging your card…")).to_be_disabled()
+    answer.set()
+    await page.get_by_role("button", name="Yes, authenticate").click()
+    await expect(page.get_by_role("heading", name="1,000 tokens are yours")).to_be_visible()
+    assert len(await stripe.charges()) == 1
+
+
 async def test_a_card_that_asks_for_authentication_pays_once_the_bank_agrees(
     shop: Server, people: People, stripe: Stripe
 ) -> None:

@@ -55,6 +55,30 @@ async def test_an_outcome_nobody_can_tell_is_processing_and_the_job_finds_it_out
     ledger.prove()
 
 
+async def test_a_buyer_whose_bank_asks_only_after_the_answer_can_still_authenticate(
+    buyer: Buyer, stripe: Stripe, network: Unreliable, ledger: Ledger
+) -> None:
+    network.refuse = lambda method, path: method == "GET" or path.endswith("/confirm")
+    card = await stripe.card(AUTHENTICATED_CARD)
+    answer = await buyer.buy(card, key="k")
+    assert (answer.status, answer.body["status"]) == (202, "processing")
+    network.recover()
+
+    async def asked() -> bool:
+        return (await buyer.purchase(answer.body["purchaseId"]))["status"] == "requires_action"
+
+    await eventually(asked)
+    assert (await buyer.buy(card, key="k")).body == answer.body  # which has nothing to authenticate with
+    network.refuse = lambda _method, _path: True
+    assert "clientSecret" not in await buyer.purchase(answer.body["purchaseId"])
+    network.recover()
+    await stripe.send_events_to(f"{buyer.server.url}/api/v1/webhooks/stripe")
+    await stripe.authenticate((await buyer.purchase(answer.body["purchaseId"]))["clientSecret"])
+    await buyer.has(500)
+    assert "clientSecret" not in await buyer.purchase(answer.body["purchaseId"])
+    ledger.prove()
+
+
 async def test_lost_answers_to_the_making_leave_nothing_charged(
     buyer: Buyer, stripe: Stripe, network: Unreliable, ledger: Ledger
 ) -> None:
@@ -260,6 +284,20 @@ async def test_a_refund_the_provider_refused_is_said_and_may_be_ordered_again(
         if (method, path) == ("POST", "/v1/refunds")
     ]
     assert len(set(asked)) == 2  # Stripe would answer the first one's key with its refusal for a day
+
+
+async def test_a_refund_of_a_payment_the_provider_has_lost_is_refused_by_name(buyer: Buyer, stripe: Stripe) -> None:
+    admin = Buyer(buyer.http, buyer.server, "root", role="admin")
+    order = {"purchaseId": (await buyer.buy(await stripe.card())).body["purchaseId"]}
+    await stripe.ask("DELETE", "/_config/data")
+    for key in ("one", "another"):
+        refused = await admin.ask("POST", "/api/v1/admin/refunds", order, Idempotency_Key=key)
+        assert (refused.status, refused.body["code"], refused.body["reason"]) == (
+            409,
+            "refund_refused",
+            "resource_missing",
+        )
+    assert await buyer.balance() == 500
 
 
 async def test_a_refund_whose_answer_is_lost_is_made_once(

@@ -1,5 +1,15 @@
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { ApiService, IntentStore, newTill, oldTill, PaymentFormError, PurchaseService } from "../src/client";
+import {
+  ApiService,
+  IntentStore,
+  newTill,
+  oldTill,
+  PaymentFormError,
+  PurchaseService,
+  SessionService,
+  tillOf,
+  type Session,
+} from "../src/client";
 import { noWait, problem, scriptedServer, tabStorage, type Scripted } from "./fakes";
 
 const succeeded: Scripted = {
@@ -85,10 +95,11 @@ describe("buying tokens", () => {
     );
     const steps: string[] = [];
     const bank = tools();
-    const outcome = await service.buy(1000, { ...bank, onStep: (step) => steps.push(step) });
+    service.step.subscribe(() => steps.push(service.step.get() ?? "over"));
+    const outcome = await service.buy(1000, bank);
     expect(outcome).toMatchObject({ kind: "succeeded" });
     expect(bank.authenticate).toHaveBeenCalledExactlyOnceWith("pi_1_secret_x");
-    expect(steps).toEqual(["preparing", "charging", "authenticating", "confirming"]);
+    expect(steps).toEqual(["preparing", "charging", "authenticating", "confirming", "over"]);
     expect(server.left()).toBe(0);
     expect(service.pending()).toBeUndefined();
   });
@@ -129,6 +140,44 @@ describe("buying tokens", () => {
     const bank = tools();
     expect(await service.buy(1000, bank)).toMatchObject({ kind: "succeeded" });
     expect(bank.authenticate).not.toHaveBeenCalled();
+  });
+
+  test("one that the bank works on asks the cardholder once when the bank comes to want it", async () => {
+    const processing: Scripted = { status: 202, body: { purchaseId: "p1", status: "processing", tokens: 1000 } };
+    const wanted: Scripted = {
+      status: 200,
+      body: { purchaseId: "p1", status: "requires_action", tokens: 1000, clientSecret: "pi_1_secret_x" },
+    };
+    // The bank comes late, and then takes as long as it would have from the start.
+    const { service, server } = shop(
+      processing,
+      purchaseIs("processing"),
+      purchaseIs("processing"),
+      wanted,
+      wanted,
+      wanted,
+      purchaseIs("succeeded"),
+    );
+    const bank = tools();
+    expect(await service.buy(1000, bank)).toMatchObject({ kind: "succeeded" });
+    expect(bank.authenticate).toHaveBeenCalledExactlyOnceWith("pi_1_secret_x");
+    expect(server.left()).toBe(0);
+  });
+
+  test("a repeat that would leave in somebody else's session is not sent, and waits for its buyer", async () => {
+    const server = scriptedServer("lost", succeeded);
+    const sessions = new SessionService({ fetch: server.fetch });
+    const signedIn = (userId: string) => sessions.state.set({ authenticated: true, userId } as unknown as Session);
+    const service = new PurchaseService(tillOf("ann", sessions, newTill(sessions.api)), new IntentStore(storage), {
+      retryDelaysMs: [1],
+      sleep: () => Promise.resolve(signedIn("bob")),
+    });
+    signedIn("ann");
+    expect(await service.buy(1000, tools())).toEqual({ kind: "unanswered" });
+    expect(server.sent).toHaveLength(1);
+    signedIn("ann");
+    expect(await service.resume(tools())).toMatchObject({ kind: "succeeded" });
+    expect(new Set(server.sent.map(({ headers }) => headers.get("Idempotency-Key"))).size).toBe(1);
   });
 
   test("429 says how long to wait", async () => {

@@ -45,4 +45,26 @@ describe("who is signed in", () => {
     await before;
     expect(sessions.state.get()).toEqual(signedIn);
   });
+
+  test("a stale CSRF token is renewed for the same person, and nothing is repeated in another's name", async () => {
+    for (const [userId, repeated] of [
+      ["alice", true],
+      ["bob", false],
+    ] as const) {
+      const sent: (string | null)[] = [];
+      const stale = { status: 403, code: "csrf_invalid", detail: "stale" };
+      const fetch = (path: string, init: RequestInit) => {
+        if (path.includes("/bff/session"))
+          return Promise.resolve(Response.json({ ...signedIn, userId, csrfToken: "d" }));
+        sent.push(new Headers(init.headers).get("X-CSRF-Token"));
+        return Promise.resolve(sent.length === 1 ? Response.json(stale, { status: 403 }) : Response.json({}));
+      };
+      const sessions = new SessionService({ fetch: fetch as unknown as typeof globalThis.fetch });
+      sessions.state.set(signedIn);
+      const asked = sessions.api.endCall("c1");
+      if (repeated) await asked;
+      else await expect(asked).rejects.toMatchObject({ code: "csrf_invalid" });
+      expect(sent).toEqual(repeated ? ["c", "d"] : ["c"]);
+    }
+  });
 });

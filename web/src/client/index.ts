@@ -9,7 +9,7 @@ export { deliver, IntentStore, IntentUnanswered, type Intent } from "./intents";
 export { readMeter, type MeterReading } from "./meter";
 export { PaymentFormError, type PaymentForm, type PaymentProvider } from "./payments/provider";
 export { PurchaseService, type PurchaseOutcome, type PurchaseStep } from "./purchases";
-export { newTill, oldTill, type Till } from "./till";
+export { newTill, oldTill, tillOf, type Till } from "./till";
 export { queryKeys, syncQueries } from "./querySync";
 export { CallMeterProvider, useCallMeter, useStore } from "./react/CallMeterProvider";
 export * from "./react/hooks";

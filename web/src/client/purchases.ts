@@ -8,6 +8,7 @@
 import { ApiError, type Answer } from "./api";
 import { deliver, type Delivery, type Intent, type IntentStore } from "./intents";
 import { pause } from "./pause";
+import { Store } from "./store";
 import type { Standing, Till } from "./till";
 import type { Purchased, PurchaseRequest } from "./wire";
 
@@ -32,7 +33,6 @@ export type PurchaseOutcome =
 export interface PurchaseTools {
   createPaymentMethod: () => Promise<string>;
   authenticate: (clientSecret: string) => Promise<boolean>;
-  onStep?: (step: PurchaseStep) => void;
 }
 
 export interface PurchaseTiming extends Delivery {
@@ -41,6 +41,8 @@ export interface PurchaseTiming extends Delivery {
 }
 
 export class PurchaseService {
+  /** What the purchase that is under way is at, for whoever shows it, also one who comes to it later. */
+  readonly step = new Store<PurchaseStep | undefined>(undefined);
   #running: Promise<PurchaseOutcome> | undefined;
 
   constructor(
@@ -59,7 +61,7 @@ export class PurchaseService {
   buy(amountInCents: number, tools: PurchaseTools): Promise<PurchaseOutcome> {
     return this.#alone(async () => {
       if (this.pending()) return this.#finish(tools);
-      tools.onStep?.("preparing");
+      this.step.set("preparing");
       const paymentMethodId = await tools.createPaymentMethod();
       this.intents.begin<PurchaseRequest>(scope, { amountInCents, paymentMethodId });
       return this.#finish(tools);
@@ -74,13 +76,14 @@ export class PurchaseService {
   #alone(work: () => Promise<PurchaseOutcome>): Promise<PurchaseOutcome> {
     this.#running ??= work().finally(() => {
       this.#running = undefined;
+      this.step.set(undefined);
     });
     return this.#running;
   }
 
   async #finish(tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
     try {
-      tools.onStep?.("charging");
+      this.step.set("charging");
       const { body: answer } = await deliver<PurchaseRequest, Answer<Purchased>>(
         this.intents,
         scope,
@@ -97,27 +100,29 @@ export class PurchaseService {
     }
   }
 
-  /** A replayed answer tells what was true when it was first given; the purchase itself tells what is. */
+  /**
+   * A replayed answer tells what was true when it was first given; the purchase itself tells what is. The bank may want
+   * its cardholder at once or only after a while, and our server learns by webhook, within seconds, what came of it.
+   */
   async #conclude(answer: Purchased, tools: Omit<PurchaseTools, "createPaymentMethod">): Promise<PurchaseOutcome> {
-    const purchase = await this.till.standing(answer);
-    if (isFinished(purchase)) return this.#settled(outcomeOfPurchase(purchase));
-    if (purchase.status === "requires_action" && answer.clientSecret) {
-      tools.onStep?.("authenticating");
-      if (!(await tools.authenticate(answer.clientSecret))) return this.#settled({ kind: "not_authenticated" });
-    }
-    tools.onStep?.("confirming");
-    return this.#confirmed(answer);
-  }
-
-  /** The bank has it; our server learns of it by webhook, within seconds. */
-  async #confirmed(answer: Purchased): Promise<PurchaseOutcome> {
     const { confirmDelaysMs = [500, 1000, 1000, 2000, 2000, 3000, 5000, 5000], sleep = pause } = this.timing;
-    for (const delay of confirmDelaysMs) {
-      await sleep(delay);
+    let delays = [...confirmDelaysMs];
+    let authenticated = false;
+    for (;;) {
       const purchase = await this.till.standing(answer);
       if (isFinished(purchase)) return this.#settled(outcomeOfPurchase(purchase));
+      const clientSecret = purchase.clientSecret ?? answer.clientSecret;
+      if (purchase.status === "requires_action" && clientSecret && !authenticated) {
+        this.step.set("authenticating");
+        authenticated = await tools.authenticate(clientSecret);
+        if (!authenticated) return this.#settled({ kind: "not_authenticated" });
+        delays = [...confirmDelaysMs];
+      }
+      const delay = delays.shift();
+      if (delay === undefined) return this.#settled({ kind: "processing" });
+      this.step.set("confirming");
+      await sleep(delay);
     }
-    return this.#settled({ kind: "processing" });
   }
 
   #settled(outcome: PurchaseOutcome): PurchaseOutcome {

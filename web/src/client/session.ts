@@ -20,9 +20,12 @@ export class SessionService {
       ...options,
       csrfToken: () => this.#csrf(),
       renewCsrf: async () => {
-        const before = this.#csrf();
+        const before = this.state.get();
         await this.refresh();
-        return this.#csrf() !== before;
+        const now = this.state.get();
+        // Where somebody else has signed in, in another tab, what was asked for here is not theirs to ask.
+        if (before?.authenticated && now?.authenticated && now.userId !== before.userId) return false;
+        return this.#csrf() !== (before?.authenticated ? before.csrfToken : undefined);
       },
       onUnauthenticated: () => this.#forget(),
     });

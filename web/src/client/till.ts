@@ -2,10 +2,11 @@
  * Where tokens are bought. A server without its enhanced features sells by the old route alone and has none that says
  * how a purchase stands: there the wallet's own history tells, where a purchase that was paid is an entry with its id.
  */
-import type { Answer, ApiService } from "./api";
+import { NoAnswer, type Answer, type ApiService } from "./api";
+import type { SessionService } from "./session";
 import type { Purchase, Purchased, PurchaseRequest } from "./wire";
 
-export type Standing = Pick<Purchase, "status" | "tokens">;
+export type Standing = Pick<Purchase, "status" | "tokens" | "clientSecret">;
 
 export interface Till {
   /** 200 with the tokens, or 202 with a `clientSecret` to authenticate; a decline is an ApiError of 402. */
@@ -34,5 +35,21 @@ export function oldTill(api: ApiService): Till {
       const paid = items.find((entry) => entry.type === "purchase" && entry.purchaseId === purchaseId);
       return paid ? { status: "succeeded", tokens: paid.amount } : { status, tokens };
     },
+  };
+}
+
+/**
+ * The till for this user alone. A request that is repeated after somebody else has signed in would carry their cookie,
+ * and charge one person's card for the other's tokens: it is not sent, and its intent waits for its buyer.
+ */
+export function tillOf(userId: string, sessions: Pick<SessionService, "state">, till: Till): Till {
+  const asBuyer = async <T>(ask: () => Promise<T>): Promise<T> => {
+    const session = sessions.state.get();
+    if (!session?.authenticated || session.userId !== userId) throw new NoAnswer("Its buyer is not signed in.");
+    return ask();
+  };
+  return {
+    buy: (body, idempotencyKey) => asBuyer(() => till.buy(body, idempotencyKey)),
+    standing: (answer) => asBuyer(() => till.standing(answer)),
   };
 }

@@ -19,6 +19,7 @@ import {
 import {
   PaymentFormError,
   useCallMeter,
+  useStore,
   useTokenBalance,
   type PaymentForm,
   type PaymentProvider,
@@ -46,14 +47,28 @@ export function BuyTokens({ children }: { children: ReactNode }) {
   const [open, setOpen] = useState(() => purchases.pending() !== undefined);
   // A closed dialog is taken apart, so that the next purchase starts from nothing.
   const [round, setRound] = useState(0);
+  const shown = useRef(open);
+  const show = useCallback(() => {
+    shown.current = true;
+    setOpen(true);
+  }, []);
   const close = useCallback(() => {
+    shown.current = false;
     setOpen(false);
     setRound((value) => value + 1);
   }, []);
+  const notify = useNotify();
+  // Whoever closed the dialog meanwhile is told beside it.
+  const tell = useCallback(
+    (outcome: PurchaseOutcome) => {
+      if (!shown.current) notify(noticeOf(outcome), outcome.kind === "succeeded" ? "good" : "plain");
+    },
+    [notify],
+  );
   return (
-    <Context value={useCallback(() => setOpen(true), [])}>
+    <Context value={show}>
       {children}
-      {open && <BuyDialog key={round} provider={provider} onClose={close} />}
+      {open && <BuyDialog key={round} provider={provider} onClose={close} onOutcome={tell} />}
       {question}
     </Context>
   );
@@ -70,10 +85,17 @@ const steps: Record<PurchaseStep, string> = {
   confirming: "Confirming with your bank…",
 };
 
-function BuyDialog({ provider, onClose }: { provider: PaymentProvider | undefined; onClose: () => void }) {
+function BuyDialog(props: {
+  provider: PaymentProvider | undefined;
+  onClose: () => void;
+  onOutcome: (outcome: PurchaseOutcome) => void;
+}) {
+  const { provider, onClose, onOutcome } = props;
   const { purchases } = useCallMeter();
-  const [amount, setAmount] = useState<number>(1_000);
-  const [step, setStep] = useState<PurchaseStep>();
+  const [amount, setAmount] = useState<number>(() => purchases.pending()?.body.amountInCents ?? 1_000);
+  // From the click until the outcome is shown: the purchase's own last step is over a moment before that.
+  const [waiting, setWaiting] = useState(false);
+  const step = useStore(purchases.step);
   const [outcome, setOutcome] = useState<PurchaseOutcome>();
   const [problem, setProblem] = useState<string>();
   const [form, setForm] = useState<PaymentForm>();
@@ -83,24 +105,15 @@ function BuyDialog({ provider, onClose }: { provider: PaymentProvider | undefine
     [provider],
   );
 
-  const notify = useNotify();
-  const closed = useRef(false);
-  useEffect(() => {
-    closed.current = false;
-    return () => {
-      closed.current = true;
-    };
-  }, []);
-
   const run = useCallback(
     async (purchase: () => Promise<PurchaseOutcome>) => {
       setProblem(undefined);
       setOutcome(undefined);
+      setWaiting(true);
       try {
         const reached = await purchase();
         setOutcome(reached);
-        // Whoever closed the dialog meanwhile is told beside it.
-        if (closed.current) notify(noticeOf(reached), reached.kind === "succeeded" ? "good" : "plain");
+        onOutcome(reached);
       } catch (error) {
         setProblem(
           error instanceof PaymentFormError
@@ -108,32 +121,29 @@ function BuyDialog({ provider, onClose }: { provider: PaymentProvider | undefine
             : "The payment couldn’t be completed. Try again: you won’t be charged twice.",
         );
       } finally {
-        setStep(undefined);
+        setWaiting(false);
       }
     },
-    [notify],
+    [onOutcome],
   );
 
-  const resume = useCallback(() => {
-    setStep("charging");
-    return run(() => purchases.resume({ authenticate, onStep: setStep }));
-  }, [run, purchases, authenticate]);
+  const resume = useCallback(() => run(() => purchases.resume({ authenticate })), [run, purchases, authenticate]);
 
-  // An interrupted purchase is finished first. The service runs one at a time, so a second effect joins the first.
+  // An interrupted purchase is finished first. The service runs one at a time, so a second effect joins the first, and
+  // a dialog that is opened again the purchase that went on without it.
   useEffect(() => {
     if (purchases.pending()) void resume();
   }, [purchases, resume]);
 
+  const busy = waiting || step !== undefined;
+  const at = steps[step ?? "confirming"];
+
   function submit(event: FormEvent) {
     event.preventDefault();
-    if (!form || step) return;
-    setStep("preparing");
-    void run(() =>
-      purchases.buy(amount, { createPaymentMethod: () => form.createPaymentMethod(), authenticate, onStep: setStep }),
-    );
+    if (!form || busy) return;
+    void run(() => purchases.buy(amount, { createPaymentMethod: () => form.createPaymentMethod(), authenticate }));
   }
 
-  const busy = step !== undefined;
   // Once it is with the server it goes on without the dialog, which must not stand before a call that is to be ended.
   const held = step === "preparing" || step === "authenticating";
   return (
@@ -163,10 +173,10 @@ function BuyDialog({ provider, onClose }: { provider: PaymentProvider | undefine
               </p>
             )}
             <button type="submit" className="button primary wide" disabled={busy || !form}>
-              {busy ? steps[step] : `Pay ${money(amount)}`}
+              {busy ? at : `Pay ${money(amount)}`}
             </button>
             <p className="hidden" role="status">
-              {busy && steps[step]}
+              {busy && at}
             </p>
           </form>
         ) : (
@@ -203,7 +213,7 @@ function usePaymentProvider(): { provider: PaymentProvider | undefined; question
 function AmountChoice(props: { amount: number; onChange: (cents: number) => void; disabled: boolean }) {
   const { amount, onChange, disabled } = props;
   const { config } = useCallMeter();
-  const [own, setOwn] = useState(false);
+  const [own, setOwn] = useState(!presetsCents.includes(amount));
   const granted = Math.floor((amount * config.tokensPerUsd) / 100);
 
   return (

@@ -578,6 +578,8 @@ export interface components {
         };
         PurchaseAnswer: {
             amountInCents: number;
+            /** @default null */
+            clientSecret?: string | null;
             createdAt: string;
             declineCode: string | null;
             finishedAt: string | null;

@@ -9,7 +9,7 @@ import { syncQueries } from "../querySync";
 import type { SessionService } from "../session";
 import { CallSocket } from "../socket";
 import type { Store } from "../store";
-import { newTill, oldTill } from "../till";
+import { newTill, oldTill, tillOf } from "../till";
 import type { PublicConfig, Session } from "../wire";
 
 type SignedIn = Extract<Session, { authenticated: true }>;
@@ -40,7 +40,7 @@ export function CallMeterProvider({ sessions, session, children }: CallMeterProv
 
   const services = useMemo(() => {
     const { api } = sessions;
-    const till = enhancedFeatures ? newTill(api) : oldTill(api);
+    const till = tillOf(userId, sessions, enhancedFeatures ? newTill(api) : oldTill(api));
     const socket = new CallSocket({ mayReconnect: async () => (await sessions.refresh()).authenticated });
     return {
       api,
