@@ -278,7 +278,7 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
     def connection_lost(self, connection: Any) -> None:
         """A connection of aiohttp's is over. Who polled on it has gone, and comes again as somebody new."""
         session = self._polled.get(connection)
-        if session is not None and not session.upgrading:
+        if session is not None and session.wire is None:
             session.close(TRANSPORT_CLOSE)
 
     async def _answer_post(self, request: web.BaseRequest, session: Session) -> web.Response:
