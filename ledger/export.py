@@ -154,6 +154,8 @@ def export(url: str, form: str) -> Iterator[bytes]:
     with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         conn.read_only = True
+        # Before there is a snapshot: a month that leaves meanwhile is either there, or said to have gone.
+        conn.execute("LOCK TABLE journals, entries IN ACCESS SHARE MODE")
         yield from FORMATS[form](conn)
 
 

@@ -92,16 +92,23 @@ def account(environ: Mapping[str, str] = os.environ, dotenv: Path = Path(".env")
 
 def reconcile(database_url: str, at: StripeAccount) -> Reconciliation:
     """Reads both sides whole. Raises NoStripe if Stripe cannot be read, psycopg.Error if the ledger cannot."""
+    with psycopg.connect(DatabaseUrl.parse(database_url).for_psycopg()) as conn:
+        began = conn.execute(SQL["began"]).fetchone()
+    assert began is not None
     try:
         at_stripe, charged_at, without_disputes = _at_stripe(at)
     except stripe.StripeError as error:
         raise NoStripe(f"Stripe: {str(error).strip().splitlines()[0]}") from error
     in_ledger: dict[str, Sums] = {}
     with psycopg.connect(DatabaseUrl.parse(database_url).for_psycopg()) as conn:
+        # On one snapshot: what is booked between two would be in neither.
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         conn.read_only = True
-        for payment, charged, back in conn.execute(SQL["clearing"]):
-            in_ledger[payment or "without a payment"] = Sums(charged or 0, back or 0)
         in_flight = {payment for (payment,) in conn.execute(SQL["in_flight"])}
+        for payment, charged, back, lately in conn.execute(SQL["clearing"], {"began": began[0]}):
+            in_ledger[payment or "without a payment"] = Sums(charged or 0, back or 0)
+            if lately and payment is not None:  # Stripe may have been read before that
+                in_flight.add(payment)
         row = conn.execute(SQL["kept_since"]).fetchone()
     assert row is not None
     since: datetime | None = row[0]

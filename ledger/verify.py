@@ -58,6 +58,8 @@ def prove(
     conn: psycopg.Connection, on_check: Callable[[str], None] = lambda name: None, witnessed: Sequence[Head] = ()
 ) -> Verdict:
     """As `verify`, on what the connection's transaction sees."""
+    # Before there is a snapshot: a month that leaves meanwhile is either there, or said to have gone.
+    conn.execute("LOCK TABLE journals, entries IN ACCESS SHARE MODE")
     # One pass over everything: the planner may sort and hash in memory, and estimates matter less than not looping.
     conn.execute("SET LOCAL work_mem = '256MB'")
     conn.execute("SET LOCAL enable_nestloop = off")

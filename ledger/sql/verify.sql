@@ -170,13 +170,28 @@ WITH recorded AS (
     FROM recorded r JOIN entries e ON e.journal_id = r.journal_id GROUP BY r.stream, r.seq
 )
 SELECT 'audit row ' || l.stream || '/' || l.seq AS what,
-       CASE WHEN l.action = 'post' THEN 'is not what journals ' || l.journal_ids[1] || ' to ' || l.journal_ids[cardinality(l.journal_ids)] || ' say'
+       CASE WHEN l.journal_ids IS NULL THEN 'is of a posting and names no journal'
+            WHEN l.action = 'post' THEN 'is not what journals ' || l.journal_ids[1] || ' to ' || l.journal_ids[cardinality(l.journal_ids)] || ' say'
             ELSE 'records journals, and is not of a posting' END AS problem
 FROM financial_audit_log l LEFT JOIN journal_text j USING (stream, seq) LEFT JOIN entry_text e USING (stream, seq)
-WHERE l.journal_ids IS NOT NULL
+WHERE (l.journal_ids IS NOT NULL OR l.action = 'post')
   AND (l.action <> 'post' OR sha256(convert_to(coalesce(j.text, '') || coalesce(e.text, ''), 'UTF8')) IS DISTINCT FROM l.digest)
   AND NOT EXISTS (SELECT FROM detached_partitions d WHERE d.from_id <= l.journal_ids[cardinality(l.journal_ids)] AND d.to_id > l.journal_ids[1])
 ORDER BY l.stream, l.seq LIMIT 20;
+
+-- name: detached_months_are_recorded
+-- months said to be detached of which no audit row tells, and such rows whose months are not said to be
+SELECT 'table ' || coalesce(d.table_name, l.table_name) AS what,
+       CASE WHEN l.table_name IS NULL THEN 'is said to be detached, and no audit row tells of it'
+            ELSE 'was detached by audit row ' || l.stream || '/' || l.seq || ', and is not listed so' END AS problem
+FROM detached_partitions d
+FULL JOIN (SELECT stream, seq, t.table_name, details ->> 'from_id' AS from_id, details ->> 'to_id' AS to_id
+           FROM financial_audit_log l,
+                jsonb_array_elements_text(CASE WHEN jsonb_typeof(details -> 'tables') = 'array' THEN details -> 'tables' ELSE '[]' END) AS t(table_name)
+           WHERE action = 'detach') l
+       ON l.table_name = d.table_name AND l.from_id = d.from_id::text AND l.to_id = d.to_id::text
+WHERE d.table_name IS NULL OR l.table_name IS NULL
+ORDER BY 1 LIMIT 20;
 
 -- name: witnessed
 -- Rows the witness saw at a stream's end that are not in the log any more as they were.

@@ -81,7 +81,7 @@ def background_jobs(
             Periodic("check_due_refunds", "* * * * *", refunds.check_due),
             Periodic("apply_pending_events", "* * * * *", events.apply_pending),
             Periodic("expire", "17 * * * *", upkeep.expire),
-            Periodic("make_partitions", "23 2 * * *", upkeep.make_partitions),
+            Periodic("make_partitions", "23 * * * *", upkeep.make_partitions),
             Periodic("verify_ledger", "41 3 * * *", partial(upkeep.verify, database_url)),
         ],
     )

@@ -23,7 +23,7 @@ FROM accounts GROUP BY unit, kind, type ORDER BY unit, kind;
 
 -- name: pending_purchases
 -- Purchases neither finished nor given up.
-SELECT count(*) FROM purchases WHERE finished_at IS NULL;
+SELECT count(*) FROM purchases WHERE status NOT IN ('succeeded', 'failed');
 
 -- name: jobs
 -- How many jobs are waiting, running and failed.

@@ -149,6 +149,21 @@ TAMPERED = {
         "DELETE FROM journals WHERE id IN (SELECT journal_id FROM undone)",
         BY_HAND_NAMED,
     ),
+    "the newest journal is undone without a trace in figures, and its audit row names it no longer": (
+        f"CREATE TEMP TABLE undone ON COMMIT DROP AS SELECT * FROM entries WHERE journal_id = {BY_HAND};"
+        "UPDATE accounts a SET balance = a.balance - u.amount * ledger_normal_side(a.type), version = a.version - 1,"
+        " last_journal_id = (SELECT max(journal_id) FROM entries e WHERE e.account_id = a.id AND e.version = u.version - 1)"
+        " FROM undone u WHERE a.id = u.account_id;"
+        "UPDATE financial_audit_log SET journal_ids = NULL WHERE journal_ids = (SELECT array_agg(DISTINCT journal_id) FROM undone);"
+        "DELETE FROM entries WHERE journal_id IN (SELECT journal_id FROM undone);"
+        "DELETE FROM journal_keys WHERE journal_id IN (SELECT journal_id FROM undone);"
+        "DELETE FROM journals WHERE id IN (SELECT journal_id FROM undone)",
+        f"SELECT 'audit row ' || stream || '/' || seq FROM financial_audit_log WHERE {BY_HAND} = ANY (journal_ids)",
+    ),
+    "a month is said to be detached": (
+        "INSERT INTO detached_partitions VALUES ('entries_of_nobody', 0, 9223372036854775807)",
+        "SELECT 'table entries_of_nobody'",
+    ),
     "a journal without entries is added": (
         "INSERT INTO journals (id, idempotency_key, type) VALUES (1, 'forged', 'grant')",
         "SELECT 'journal 1'",

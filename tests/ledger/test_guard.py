@@ -293,3 +293,13 @@ def test_what_is_written_by_hand_is_audited_as_of_the_database_user(books: Books
         "SELECT actor = session_user FROM financial_audit_log WHERE %s = ANY (journal_ids)", [made]
     )
     assert said.fetchall() == [(True,)]
+
+
+@pytest.mark.parametrize("table", ["journals_unfinished", "detached_partitions"])
+def test_the_list_of_what_is_not_finished_and_that_of_what_has_gone_are_not_rewritten(books: Books, table: str) -> None:
+    """Else a journal could be taken for listed that nobody looks at when it commits, or one for gone that is there."""
+    column = {"journals_unfinished": "journal_id", "detached_partitions": "from_id"}[table]
+    for statement in (f"UPDATE {table} SET {column} = 1", f"TRUNCATE {table}"):
+        with pytest.raises(psycopg.Error) as refused, books.conn.transaction():
+            books.conn.execute(statement)
+        assert refused.value.sqlstate == "LG010"

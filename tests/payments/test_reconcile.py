@@ -9,7 +9,9 @@ import sys
 from typing import Any
 
 import aiohttp
+import pytest
 
+from ledger import reconcile
 from tests.payments.conftest import Buyer, Ledger, send
 from tests.payments.stripe import AUTHENTICATED_CARD, Stripe, event
 from tests.payments.unreliable import between
@@ -63,6 +65,23 @@ async def test_a_credit_without_a_charge_is_named(buyer: Buyer, stripe: Stripe, 
     status, said = await run(ledger, stripe)
     assert status == 1
     assert "Stripe charged $0.00 and gave back $0.00, the ledger has $5.00 and $0.00" in said
+
+
+async def test_what_is_sold_after_stripe_was_read_is_in_flight_and_no_difference(
+    buyer: Buyer, stripe: Stripe, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await buyer.buy(await stripe.card(), 500)
+    card, loop, read = await stripe.card(), asyncio.get_running_loop(), reconcile._at_stripe
+
+    def and_then_sell(at: reconcile.StripeAccount) -> Any:
+        found = read(at)
+        asyncio.run_coroutine_threadsafe(buyer.buy(card, 700), loop).result(timeout=30)
+        return found
+
+    monkeypatch.setattr(reconcile, "_at_stripe", and_then_sell)
+    at = reconcile.account({**stripe.settings, "STRIPE_API_BASE": stripe.url})
+    found = await asyncio.to_thread(reconcile.reconcile, ledger.url, at)
+    assert (found.differences, found.at_stripe_cents, found.in_ledger_cents) == ((), 500, 1200)
 
 
 async def test_payments_of_detached_months_are_not_compared(buyer: Buyer, stripe: Stripe, ledger: Ledger) -> None:
