@@ -60,13 +60,17 @@ def redis_url(redis_server_url: str) -> str:
     return redis_server_url
 
 
+# Each process of the run has ports of its own, since one that is found free is taken a second later only.
+_PORTS = range(10_081, 32_000)[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8 :: 8]
+
+
 def free_port() -> int:
     """A port nobody listens on, which every client goes to: above the last that browsers and fetch refuse (10080).
 
     Below those that outgoing connections get, which may take one before it is used.
     """
     while True:
-        port = random.randrange(10_081, 32_000)
+        port = random.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -173,7 +173,7 @@ async def test_a_session_that_joins_no_namespace_is_dropped_by_either_transport(
 async def test_a_session_that_left_its_namespace_has_as_long_to_join_one_and_not_until_its_next_ping(
     serve_fanout: ServeFanout, raw: Raw
 ) -> None:
-    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=0.5), ping_interval_s=1_000)
+    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=2.0), ping_interval_s=1_000)
     leaving, back = await raw.joined(server), await raw.joined(server)
     engine = server.sio.eio
     sessions = engine.sockets.values()
