@@ -95,6 +95,9 @@ class Line:
         self._flows.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # taken a moment before the cut, which did not know of it yet
+            writer.transport.abort()
+            return
         ends = {writer}
         self._ends.add(writer)
         with contextlib.suppress(OSError):
