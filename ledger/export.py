@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import psycopg
 from psycopg.rows import class_row
 
-from ledger.database_url import DatabaseUrl
+from ledger.snapshot import snapshot
 from ledger.sql import load
 
 SQL = load("ledger.sql", "export.sql")
@@ -151,11 +151,7 @@ commodity 1. "USD_CENT"
 
 def export(url: str, form: str) -> Iterator[bytes]:
     """The whole ledger in one of FORMATS, in chunks of UTF-8, from one snapshot and in constant memory."""
-    with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        conn.read_only = True
-        # Before there is a snapshot: a month that leaves meanwhile is either there, or said to have gone.
-        conn.execute("LOCK TABLE journals, entries IN ACCESS SHARE MODE")
+    with snapshot(url) as conn:
         yield from FORMATS[form](conn)
 
 

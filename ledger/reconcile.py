@@ -23,6 +23,7 @@ import stripe
 from dotenv import dotenv_values
 
 from ledger.database_url import DatabaseUrl
+from ledger.snapshot import snapshot
 from ledger.sql import load
 from ledger.stripe_api import API_VERSION
 
@@ -100,10 +101,7 @@ def reconcile(database_url: str, at: StripeAccount) -> Reconciliation:
     except stripe.StripeError as error:
         raise NoStripe(f"Stripe: {str(error).strip().splitlines()[0]}") from error
     in_ledger: dict[str, Sums] = {}
-    with psycopg.connect(DatabaseUrl.parse(database_url).for_psycopg()) as conn:
-        # On one snapshot: what is booked between two would be in neither.
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        conn.read_only = True
+    with snapshot(database_url) as conn:  # what is booked between two of them would be in neither
         in_flight = {payment for (payment,) in conn.execute(SQL["in_flight"])}
         for payment, charged, back, lately in conn.execute(SQL["clearing"], {"began": began[0]}):
             in_ledger[payment or "without a payment"] = Sums(charged or 0, back or 0)

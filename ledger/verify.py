@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import class_row, tuple_row
 
-from ledger.database_url import DatabaseUrl
+from ledger.snapshot import snapshot
 from ledger.sql import load
 from ledger.witness import Head
 
@@ -48,9 +48,7 @@ def verify(url: str, on_check: Callable[[str], None] = lambda name: None, witnes
 
     `witnessed` are heads of an earlier verdict: the log must still lead through them.
     """
-    with psycopg.connect(DatabaseUrl.parse(url).for_psycopg()) as conn:
-        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        conn.read_only = True
+    with snapshot(url) as conn:
         return prove(conn, on_check, witnessed)
 
 
@@ -58,8 +56,6 @@ def prove(
     conn: psycopg.Connection, on_check: Callable[[str], None] = lambda name: None, witnessed: Sequence[Head] = ()
 ) -> Verdict:
     """As `verify`, on what the connection's transaction sees."""
-    # Before there is a snapshot: a month that leaves meanwhile is either there, or said to have gone.
-    conn.execute("LOCK TABLE journals, entries IN ACCESS SHARE MODE")
     # One pass over everything: the planner may sort and hash in memory, and estimates matter less than not looping.
     conn.execute("SET LOCAL work_mem = '256MB'")
     conn.execute("SET LOCAL enable_nestloop = off")
