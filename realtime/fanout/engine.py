@@ -271,7 +271,7 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]
             raise Refusal(BAD_REQUEST, 503 if self.draining else 400) from None
         finally:
             del self._polled[request.protocol]
-        if request.transport is None or request.transport.is_closing():
+        if session.wire is None and (request.transport is None or request.transport.is_closing()):
             session.close(TRANSPORT_ERROR)  # what was taken for it will not arrive
         return self._text(request, polling_payload(queued))
 

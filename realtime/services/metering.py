@@ -83,8 +83,7 @@ class Meter:
     async def round(self) -> float:
         """Bill all that is due and end what has rung out; answers how long nothing more is to do, in seconds."""
         refused = False
-        more = True
-        while more and not self._stopping.is_set():
+        while not self._stopping.is_set():
             started = time.perf_counter()
             try:
                 billed = await self._bill_batch()
@@ -102,7 +101,8 @@ class Meter:
                 await self._bill_one_by_one()
                 break
             await self._tell(billed, started)
-            more = len(billed) == BATCH or any(_is_behind(one) for one in billed)
+            if len(billed) < BATCH and not any(_is_behind(one) for one in billed):
+                break
         async with self._db.connection() as conn:
             rung_out = await calls_store.overdue_rings(conn, RINGS_A_ROUND)
             next_due_in_s = await calls_store.next_due_in_s(conn)
