@@ -94,18 +94,24 @@ async def test_a_purchase_whose_answer_was_lost_is_finished_after_a_reload_and_c
     await expect(page.get_by_test_id("balance")).to_have_text("1,000")
 
 
+async def purchases_held_back(page: Page) -> asyncio.Event:
+    """What the page buys is sent once this is set."""
+    let_go = asyncio.Event()
+
+    async def hold_back(route: Route) -> None:
+        await let_go.wait()
+        await route.continue_()
+
+    await page.route(PURCHASE, hold_back)
+    return let_go
+
+
 @pytest.mark.parametrize("card", ["Pays", "Asks for authentication"])
 async def test_a_purchase_goes_on_when_its_dialog_is_closed_and_its_outcome_is_told_beside_it(
     shop: Server, people: People, stripe: Stripe, card: str
 ) -> None:
     page = await at_the_till(await people.come(shop, f"fay {card[:4]}"), card=card)
-    answer = asyncio.Event()
-
-    async def hold_back(route: Route) -> None:
-        await answer.wait()
-        await route.continue_()
-
-    await page.route(PURCHASE, hold_back)
+    answer = await purchases_held_back(page)
     await pay(page)
     await expect(page.get_by_role("button", name="Charging your card…")).to_be_visible()
     await page.get_by_role("button", name="Close").click()
@@ -122,13 +128,7 @@ async def test_a_dialog_opened_again_stands_aside_for_the_bank_and_shows_what_ca
     shop: Server, people: People, stripe: Stripe
 ) -> None:
     page = await at_the_till(await people.come(shop, "rufus"), card="Asks for authentication")
-    answer = asyncio.Event()
-
-    async def hold_back(route: Route) -> None:
-        await answer.wait()
-        await route.continue_()
-
-    await page.route(PURCHASE, hold_back)
+    answer = await purchases_held_back(page)
     await pay(page)
     await page.get_by_role("button", name="Close").click()
     await page.get_by_role("button", name="Buy tokens", exact=True).click()

@@ -26,6 +26,16 @@ POSTED_NAMED = f"SELECT 'audit row 1/' || {POSTED}"
 REFUND_NAMED = f"SELECT 'audit row 1/' || {REFUND}"
 LAST_NAMED = f"SELECT 'audit row 1/' || {LAST}"
 
+UNDO_NEWEST = (
+    f"CREATE TEMP TABLE undone ON COMMIT DROP AS SELECT * FROM entries WHERE journal_id = {BY_HAND};"
+    "UPDATE accounts a SET balance = a.balance - u.amount * ledger_normal_side(a.type), version = a.version - 1,"
+    " last_journal_id = (SELECT max(journal_id) FROM entries e WHERE e.account_id = a.id AND e.version = u.version - 1)"
+    " FROM undone u WHERE a.id = u.account_id;"
+    "DELETE FROM entries WHERE journal_id IN (SELECT journal_id FROM undone);"
+    "DELETE FROM journal_keys WHERE journal_id IN (SELECT journal_id FROM undone);"
+    "DELETE FROM journals WHERE id IN (SELECT journal_id FROM undone)"
+)
+
 # Every column: the row, what it is set to, and who must be named.
 ALTERED = {
     "entries.journal_id": (ENTRY, OTHER.replace("call:1:3", "call:2:1"), JOURNAL_NAMED),
@@ -140,24 +150,12 @@ TAMPERED = {
         JOURNAL_NAMED,
     ),
     "the newest journal is undone without a trace in figures": (
-        f"CREATE TEMP TABLE undone ON COMMIT DROP AS SELECT * FROM entries WHERE journal_id = {BY_HAND};"
-        "UPDATE accounts a SET balance = a.balance - u.amount * ledger_normal_side(a.type), version = a.version - 1,"
-        " last_journal_id = (SELECT max(journal_id) FROM entries e WHERE e.account_id = a.id AND e.version = u.version - 1)"
-        " FROM undone u WHERE a.id = u.account_id;"
-        "DELETE FROM entries WHERE journal_id IN (SELECT journal_id FROM undone);"
-        "DELETE FROM journal_keys WHERE journal_id IN (SELECT journal_id FROM undone);"
-        "DELETE FROM journals WHERE id IN (SELECT journal_id FROM undone)",
+        UNDO_NEWEST,
         BY_HAND_NAMED,
     ),
     "the newest journal is undone without a trace in figures, and its audit row names it no longer": (
-        f"CREATE TEMP TABLE undone ON COMMIT DROP AS SELECT * FROM entries WHERE journal_id = {BY_HAND};"
-        "UPDATE accounts a SET balance = a.balance - u.amount * ledger_normal_side(a.type), version = a.version - 1,"
-        " last_journal_id = (SELECT max(journal_id) FROM entries e WHERE e.account_id = a.id AND e.version = u.version - 1)"
-        " FROM undone u WHERE a.id = u.account_id;"
-        "UPDATE financial_audit_log SET journal_ids = NULL WHERE journal_ids = (SELECT array_agg(DISTINCT journal_id) FROM undone);"
-        "DELETE FROM entries WHERE journal_id IN (SELECT journal_id FROM undone);"
-        "DELETE FROM journal_keys WHERE journal_id IN (SELECT journal_id FROM undone);"
-        "DELETE FROM journals WHERE id IN (SELECT journal_id FROM undone)",
+        f"UPDATE financial_audit_log SET journal_ids = NULL WHERE journal_ids = ARRAY[{BY_HAND}];"
+        + UNDO_NEWEST,
         f"SELECT 'audit row ' || stream || '/' || seq FROM financial_audit_log WHERE {BY_HAND} = ANY (journal_ids)",
     ),
     "a month is said to be detached": (
