@@ -23,10 +23,10 @@ LOOK_S = 5.0
 
 
 class Budget:
-    """The time one go has for all its talk with the provider."""
+    """The time one go has for all its talk with the provider: `ATTEMPT_S`, unless told."""
 
-    def __init__(self) -> None:
-        self._deadline = asyncio.get_running_loop().time() + ATTEMPT_S
+    def __init__(self, seconds: float | None = None) -> None:
+        self._deadline = asyncio.get_running_loop().time() + (ATTEMPT_S if seconds is None else seconds)
 
     async def within(self, call: Awaitable[T]) -> T:
         """The call's answer, or ProviderUnavailable when the time is over: it may have taken effect all the same."""
@@ -81,9 +81,8 @@ class Charging:
     async def client_secret(self, payment_id: str) -> str | None:
         """What the buyer authenticates the payment with; None unless it waits for that, or with the provider away."""
         try:
-            async with asyncio.timeout(LOOK_S):
-                payment = await self._gateway.payment(payment_id)
-        except (TimeoutError, ProviderUnavailable, ProviderRefused):
+            payment = await self._standing(payment_id, Budget(LOOK_S))
+        except ProviderUnavailable:
             return None
         return payment.client_secret if payment.status is PaymentStatus.REQUIRES_ACTION else None
 
