@@ -71,7 +71,9 @@ class Presence:
         self._nobody_missing.set()
         self.trouble: str | None = None
         """Why the last beat did not reach Redis: it is away, or takes no writes. None when it did."""
-        self._beat = redis.register_script(_BEAT)
+        # A connection of its own: a beat that waits for its turn behind a burst of requests is an instance that lapses.
+        self._beating = redis.client()
+        self._beat = self._beating.register_script(_BEAT)
         self._online = redis.register_script(_ONLINE)
         self._some = redis.register_script(_SOME)
 
@@ -148,6 +150,7 @@ class Presence:
             pipe.zrem(_INSTANCES, self.instance_id)
             pipe.delete(_TABS + self.instance_id)
             await pipe.execute()
+        await self._beating.aclose()
 
     async def online(self, user_ids: Sequence[str]) -> set[str]:
         """Which of these users have a tab on any live instance."""

@@ -12,10 +12,11 @@ interrupted is missed; that, or a sender's word that it lost some (`GAP`), is to
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import hiredis
 
 from realtime.fanout.channels import Channels
 from realtime.fanout.messages import BODY, GAP, KIND, NUMBER, PROBE, TAG_LENGTH, Message
@@ -23,6 +24,7 @@ from realtime.fanout.redis_link import Backoff, Link, RedisError, command, conne
 from realtime.fanout.stats import Stats
 
 SUBSCRIBE_WAIT_S = 2.0
+ANSWER_WITHIN_S = 5.0
 SENDERS_REMEMBERED = 4_096
 CHANNELS_A_COMMAND = 1_000
 
@@ -57,7 +59,11 @@ class Listener:
         self.trouble = "it was not reached yet"
         self._link: Link | None = None
         self._connections = 0
+        self._refusal: str | None = None
+        self._reads = 0
         self._gaps_count = False
+        self._late: set[bytes] = set()
+        """Channels that somebody has stopped waiting for: what was published before they are acknowledged is missed."""
         self._subscribed: dict[bytes, bool] = {}
         """What is wanted, and whether Redis has acknowledged it and it is still wanted."""
         self._asking: list[bytes] = []
@@ -88,8 +94,10 @@ class Listener:
         waiter = self._waiters.get(channel)
         if waiter is None:
             waiter = self._waiters[channel] = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(asyncio.shield(waiter), SUBSCRIBE_WAIT_S)
+        except TimeoutError:
+            self._late.add(channel)
 
     def surely_subscribed(self, channel: bytes) -> bool:
         """Whether this process hears it for certain. Its own channel never counts: it brings back probes."""
@@ -129,9 +137,7 @@ class Listener:
                 self.trouble = str(error) or type(error).__name__
                 await backoff.pause()
                 continue
-            last = self._subscribe_to_all(link)
-            await asyncio.wait((last, link.lost), return_when=asyncio.FIRST_COMPLETED)
-            stood = not link.lost.done()
+            stood = await self._acknowledged(self._subscribe_to_all(link), link)
             if stood:
                 backoff.reset()
                 self.heard_at = asyncio.get_running_loop().time()
@@ -142,16 +148,32 @@ class Listener:
                 await link.lost
             self._link = None
             self.hearing.clear()
-            self.trouble = "the connection was lost"
+            self.trouble = self._refusal or "the connection was lost"
             for channel in self._subscribed:
                 self._subscribed[channel] = False
             self._let_waiters_go()
             if not stood:  # a Redis that has as many clients as it may lets us in and throws us out
                 await backoff.pause()
 
+    async def _acknowledged(self, last: asyncio.Future[None], link: Link) -> bool:
+        """Whether Redis has taken all subscriptions. A link it says nothing more on is given up."""
+        while not (last.done() or link.lost.done()):
+            read = self._reads
+            await asyncio.wait((last, link.lost), timeout=ANSWER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+            if self._reads == read and not link.lost.done():
+                self._refuse(link, "it does not answer a subscription")
+                await link.lost
+        return not link.lost.done()
+
+    def _refuse(self, link: Link, trouble: str) -> None:
+        self._refusal = trouble
+        link.abort()
+
     def _subscribe_to_all(self, link: Link) -> asyncio.Future[None]:
         """Want on a new connection what is wanted. The answer is done when all of it is acknowledged."""
         self._subscribed.pop(self.alive_channel, None)  # else commands from before would believe it stands
+        self._refusal = None
+        self._late.clear()  # a gap is told when the subscriptions stand again
         self._connections += 1
         self.alive_channel = b"%b:%d" % (self.own_channel, self._connections)
         everything = [
@@ -195,7 +217,10 @@ class Listener:
     def _on_replies(self, replies: list[Any]) -> None:
         arrived: list[Message] = []
         stock = self._channels.stock
+        self._reads += 1
         for reply in replies:
+            if isinstance(reply, hiredis.ReplyError) and self._link is not None:
+                self._refuse(self._link, f"it refused a subscription: {reply}")
             if not isinstance(reply, list) or len(reply) < 3:
                 continue
             what, channel, payload = reply
@@ -210,6 +235,9 @@ class Listener:
             elif what == b"subscribe":
                 if channel in self._subscribed:
                     self._subscribed[channel] = True
+                if channel in self._late:
+                    self._late.discard(channel)
+                    self._on_gap()
                 if (waiter := self._waiters.pop(channel, None)) is not None and not waiter.done():
                     waiter.set_result(None)
         if arrived:

@@ -22,6 +22,7 @@ from realtime.adapters.postgres import UNREACHABLE
 from realtime.adapters.presence import BEAT_S, Presence
 from realtime.domain import errors
 from realtime.services.calls import Calls, Transactions
+from realtime.services.one_by_one import one_by_one
 from realtime.services.outages import Outage
 
 log = structlog.get_logger()
@@ -92,11 +93,20 @@ class Attendance:
                     await calls_store.mark_presence(conn, changed)
         async with self._db.connection() as conn:
             overdue = await calls_store.overdue_absences(conn, self._grace_s, ENDS_A_SWEEP)
-        for call_id, caller_id, callee_id in overdue:
-            if {caller_id, callee_id} <= await self._presence.online([caller_id, callee_id]):
-                continue  # back since; the next look at its page clears the mark
+        sides = {call_id: {caller_id, callee_id} for call_id, caller_id, callee_id in overdue}
+
+        async def end(call_id: UUID) -> None:
+            if sides[call_id] <= await self._presence.online(list(sides[call_id])):
+                return  # back since; the next look at its page clears the mark
             with suppress(errors.Refused):
                 await self._calls.vanish(call_id)
+
+        await one_by_one(
+            sides,
+            end,
+            refused="a call that a side has left cannot be ended",
+            held="a call that a side has left cannot be ended while a row of it is held",
+        )
 
     async def _vouch(self) -> None:
         """Take back what is noted of sides that have a tab here: without Redis, since that may be why it was noted."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from uuid import UUID
 
 import structlog
 
@@ -25,6 +26,7 @@ from realtime.adapters.postgres import ROW_HELD, STATEMENT_REFUSED, UNREACHABLE
 from realtime.domain import errors
 from realtime.domain.transitions import Status
 from realtime.services.calls import BillingObserver, Calls, Transactions, Unobserved, log_ended, news_of_billed
+from realtime.services.one_by_one import one_by_one
 from realtime.services.outages import Outage
 from realtime.services.pushes import Push, Pushes, TokenIssuer
 
@@ -35,8 +37,6 @@ IDLE_S = 0.25
 AFTER_FAILURE_S = 0.5
 HELD_ELSEWHERE_S = 0.02
 RINGS_A_ROUND = 100
-HELD_IN_A_ROW = 3
-"""After waiting for that many calls in a row it is taken that what they share is held: the platform's account."""
 
 
 class Meter:
@@ -106,9 +106,12 @@ class Meter:
         async with self._db.connection() as conn:
             rung_out = await calls_store.overdue_rings(conn, RINGS_A_ROUND)
             next_due_in_s = await calls_store.next_due_in_s(conn)
-        for call_id in rung_out:
-            with suppress(errors.Refused):
-                await self._calls.expire(call_id)
+        await one_by_one(
+            rung_out,
+            self._expire,
+            refused="a call that has rung out cannot be ended",
+            held="a call that has rung out cannot be ended while a row of it is held",
+        )
         if refused:
             return AFTER_FAILURE_S
         if next_due_in_s is None:
@@ -123,28 +126,26 @@ class Meter:
     async def _bill_one_by_one(self) -> None:
         """Those of one batch that the database does not refuse. What was billed is told, also if the rest fails."""
         billed: list[calls_store.Billed] = []
-        held_in_a_row = 0
         started = time.perf_counter()
         try:
             async with self._db.connection() as conn:
-                for call_id in await calls_store.due(conn, BATCH):
-                    try:
-                        one = await calls_store.bill(conn, call_id, self._put_out)
-                    except ROW_HELD:
-                        log.warning("a call cannot be billed while a row of it is held", call_id=str(call_id))
-                        held_in_a_row += 1
-                        if held_in_a_row == HELD_IN_A_ROW:
-                            raise
-                        continue
-                    except UNREACHABLE:
-                        raise
-                    except STATEMENT_REFUSED:
-                        log.exception("a call cannot be billed", call_id=str(call_id))
-                    else:
-                        billed += [one] if one is not None else []
-                    held_in_a_row = 0
+
+                async def bill(call_id: UUID) -> None:
+                    if (one := await calls_store.bill(conn, call_id, self._put_out)) is not None:
+                        billed.append(one)
+
+                await one_by_one(
+                    await calls_store.due(conn, BATCH),
+                    bill,
+                    refused="a call cannot be billed",
+                    held="a call cannot be billed while a row of it is held",
+                )
         finally:
             await self._tell(billed, started)
+
+    async def _expire(self, call_id: UUID) -> None:
+        with suppress(errors.Refused):
+            await self._calls.expire(call_id)
 
     async def _tell(self, billed: list[calls_store.Billed], started: float) -> None:
         """What has been committed, in one message; `started` is when its billing began."""

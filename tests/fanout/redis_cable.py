@@ -62,6 +62,8 @@ class Cable:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.up = True
+        self.deaf_to_subscriptions = False
+        """Whether a connection that begins to listen is not even told that it does."""
         self.url = ""
         self.heard_bytes = 0
         """What came down to connections that listen."""
@@ -118,7 +120,8 @@ class Cable:
     async def _up(self, reader: asyncio.StreamReader, line: _Line) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
-                line.listens = line.listens or b"SUBSCRIBE" in data
+                if b"SUBSCRIBE" in data:
+                    line.listens, line.deaf = True, line.deaf or self.deaf_to_subscriptions
                 line.redis.write(data)
         self._end(line)
 

@@ -17,7 +17,7 @@ import redis.asyncio
 import socketio
 import structlog
 
-from realtime.fanout import FanoutServer, bus, publishing, redis_link
+from realtime.fanout import FanoutServer, bus, listening, publishing, redis_link
 from realtime.fanout.messages import CONTROL, FRAMES, frames_body, payload_of
 from realtime.fanout.packets import event_frames
 from tests.fanout.conftest import Raw, Running, ServeFanout, Socket, soon
@@ -347,6 +347,30 @@ async def test_a_process_that_is_subscribed_and_hears_nothing_says_so_and_subscr
         assert await next_event(tab) == ["heard"]
 
 
+async def test_a_redis_that_answers_no_subscription_is_said_and_left_for_a_new_connection(
+    node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "ANSWER_WITHIN_S", 0.2)
+    async with Cable(redis_url) as cable:
+        cable.deaf_to_subscriptions = True
+        one, other = await node(cable.url), await node()
+        await soon(lambda: "it does not answer a subscription" in str(one.sio.deaf()))
+        cable.deaf_to_subscriptions = False
+        await soon(lambda: one.sio.deaf() is None)
+        tab = await one.tab(raw, "room")
+        await other.sio.emit("heard", room="room")
+        assert await next_event(tab) == ["heard"]
+
+
+async def test_a_subscription_that_comes_after_its_tab_stopped_waiting_for_it_is_a_gap(
+    node: Nodes, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "SUBSCRIBE_WAIT_S", 0.0)
+    one = await node()
+    await one.tab(raw, "room")
+    await soon(lambda: one.gaps)
+
+
 async def test_a_process_that_waits_to_leave_a_room_while_nothing_comes_back_still_connects_again(
     node: Nodes, raw: Raw, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,3 +539,18 @@ async def test_a_redis_that_refuses_publications_is_said_once_and_tried_until_it
             assert "NOPERM" in said[0]["answer"]
             await operator.execute_command(*allow)
             assert await next_event(tab) == ["in the end"]
+
+
+async def test_a_redis_that_refuses_subscriptions_is_not_ready_to_serve_with_until_it_takes_them(
+    node: Nodes, raw: Raw, real_redis: RealRedis
+) -> None:
+    async with redis.asyncio.from_url(real_redis.url) as operator:
+        allow = ("ACL", "SETUSER", "fanout", "on", ">pass", "~*", "&*", "+@all")
+        await operator.execute_command(*allow, "-subscribe")
+        one, other = await node(f"unix://fanout:pass@{real_redis.path}"), await node(real_redis.url)
+        await soon(lambda: "it refused a subscription: NOPERM" in str(one.sio.deaf()))
+        await operator.execute_command(*allow)
+        await soon(lambda: one.sio.deaf() is None)
+        tab = await one.tab(raw, "room")
+        await other.sio.emit("in the end", room="room")
+        assert await next_event(tab) == ["in the end"]

@@ -20,8 +20,9 @@ from realtime.adapters.transactions import Database
 from realtime.domain import errors
 from realtime.domain.call import Call
 from realtime.domain.trust import Identity, Trust, UserRole
+from realtime.services.attendance import Attendance
 from realtime.services.calls import Calls
-from tests.metering import ISSUER, Heard, grant, set_clock
+from tests.metering import ISSUER, Heard, a_meter, grant, set_clock
 
 
 def identity(user: str, trust: Trust = Trust.VIP) -> Identity:
@@ -39,6 +40,16 @@ class World:
         for user in users:
             await self.presence.arrive(user)
         await self.presence.beat()
+
+    async def rung_by(self, *callers: str) -> list[Call]:
+        """Each of them, with 100 tokens, rings somebody of their own."""
+        calls = []
+        for caller in callers:
+            async with self.pool.acquire() as conn:
+                await grant(conn, caller, 100)
+            await self.online(caller, f"{caller}'s friend")
+            calls.append(await self.calls.start(identity(caller), f"{caller}'s friend", "r-1"))
+        return calls
 
     async def rung(self) -> Call:
         """ann, who has 100 tokens, rings bob."""
@@ -278,3 +289,35 @@ async def test_a_rate_is_frozen_into_the_call_it_was_started_with(world: World) 
         await calls_store.set_rate(conn, "bob", 70)
     answered = await world.calls.accept("bob", call.id, "tab")
     assert (answered.call.terms.rate_tokens_per_period, answered.call.tokens_spent) == (7, 7)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "held"])
+@pytest.mark.parametrize("due", ["rung out", "left"])
+async def test_a_call_that_cannot_be_ended_does_not_keep_the_others_from_it(
+    make_world: Any, trouble: str, due: str
+) -> None:
+    world: World = await make_world(ring_timeout_seconds=5, reconnect_grace_seconds=1)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    async with world.pool.acquire() as conn, world.pool.acquire() as holder:
+        await set_clock(conn, start)
+        first, *others = await world.rung_by("ann", "cleo", "dora")
+        watch = Attendance(db=Database(world.pool), presence=world.presence, calls=world.calls, reconnect_grace_s=1)
+        meter = a_meter(Database(world.pool), world.heard, world.calls)
+        if due == "left":
+            for caller in ("ann", "cleo", "dora"):
+                await world.presence.leave(caller)
+            await watch.sweep()
+        await set_clock(conn, start + timedelta(seconds=6 if due == "rung out" else 2))
+        if trouble == "refused":
+            await conn.execute(
+                f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+                CREATE TRIGGER refuse BEFORE UPDATE ON calls FOR EACH ROW
+                WHEN (OLD.id = '{first.id}' AND NEW.status = 'ended') EXECUTE FUNCTION refuse()"""
+            )
+        async with holder.transaction():
+            await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            if trouble == "held":
+                await holder.execute("SELECT FROM calls WHERE id = $1 FOR UPDATE", first.id)
+            await (meter.round() if due == "rung out" else watch.sweep())
+            statuses = dict(await conn.fetch("SELECT id, status::text FROM calls"))
+        assert statuses == {first.id: "ringing"} | dict.fromkeys((call.id for call in others), "ended")

@@ -11,6 +11,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from realtime.adapters.presence import Presence
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -26,6 +27,9 @@ class HeldBack:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+
+    def client(self) -> Any:
+        return self._client.client()
 
     def register_script(self, script: str) -> Any:
         return self._client.register_script(script)
@@ -84,3 +88,21 @@ async def test_a_beat_that_is_refused_is_trouble_until_one_is_not(client: Any) -
     await client.flushall()
     await presence.beat()
     assert presence.trouble is None
+
+
+async def test_a_beat_does_not_wait_for_its_turn_behind_a_burst_of_requests(redis_url: str, client: Any) -> None:
+    pool = redis.asyncio.BlockingConnectionPool.from_url(redis_url, max_connections=2, timeout=None)
+    async with redis.asyncio.Redis.from_pool(pool) as crowded:
+        presence = Presence(crowded, "here")
+        await presence.beat()
+        burst = [asyncio.create_task(crowded.blpop("nothing")) for _ in range(3)]
+        await eventually(lambda: _blocked(client))
+        await asyncio.wait_for(presence.beat(), 10)
+        assert not any(request.done() for request in burst)
+        await client.rpush("nothing", *"abc")
+        await asyncio.gather(*burst)
+        await presence.withdraw()
+
+
+async def _blocked(client: Any) -> bool:
+    return bool((await client.info("clients"))["blocked_clients"])
