@@ -87,13 +87,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="journals a batch (default: all)")
     parser.add_argument("--writers", type=int, nargs="+", default=WRITERS, help="connections (default: all)")
     parser.add_argument("--legs", type=int, nargs="+", choices=LEGS, default=LEGS)
+    parser.add_argument("--pgbench-scale", type=int, default=20, help="100,000 rows each (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     with postgres.server(options.database_url) as server_url:
         figures: dict[str, Any] = {"server": postgres.settings(server_url)}
         with postgres.database(server_url, migrated=False) as url:
-            figures["pgbench"] = pgbench(url, options.seconds * 2)
+            figures["pgbench"] = pgbench(url, options.seconds * 2, options.pgbench_scale)
         with postgres.database(server_url) as url:
             figures["cells"], figures["plans"] = uvloop.run(measure(url, options, console))
     figures |= compared(figures["cells"], figures["pgbench"])
@@ -245,16 +246,16 @@ async def plans_of(url: str, accounts: Accounts, size: int) -> dict[str, Any]:
     return {"statements": len(made), "with_nested_loop": nested, "plans": [str(plan) for plan in made]}
 
 
-def pgbench(url: str, seconds: float) -> dict[str, Any]:
+def pgbench(url: str, seconds: float, scale: int) -> dict[str, Any]:
     """Transactions a second of the built-in scripts; None where there is no pgbench."""
     program = _pgbench_program()
     if program is None:
         return {"program": None, "tpcb-like": None, "simple-update": None}
     conninfo = DatabaseUrl.parse(url).for_psycopg()
-    subprocess.run([program, "-i", "-s", "20", "-q", conninfo], check=True, capture_output=True, timeout=120)
+    subprocess.run([program, "-i", "-s", str(scale), "-q", conninfo], check=True, capture_output=True, timeout=120)
     found: dict[str, Any] = {"program": Path(program).name, "clients": PGBENCH_CLIENTS}
     for script in ("tpcb-like", "simple-update"):
-        command = [program, "-b", script, "-c", str(PGBENCH_CLIENTS), "-j", "2", "-T", str(max(2, round(seconds)))]
+        command = [program, "-b", script, "-c", str(PGBENCH_CLIENTS), "-j", "2", "-T", str(max(1, round(seconds)))]
         done = subprocess.run([*command, conninfo], check=True, capture_output=True, text=True, timeout=120)
         match = re.search(r"^tps = ([\d.]+)", done.stdout, re.MULTILINE)
         assert match, done.stdout

@@ -21,7 +21,8 @@ def bench(name: str, results: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_posting_is_measured_beside_the_raw_limit_and_pgbench(tmp_path: Path) -> None:
-    figures = bench("ledger", tmp_path, "--seconds", "0.2", "--batches", "1", "100", "--writers", "2", "--legs", "3")
+    small = ["--seconds", "0.2", "--batches", "1", "100", "--writers", "2", "--legs", "3", "--pgbench-scale", "1"]
+    figures = bench("ledger", tmp_path, *small)
     assert [(cell["legs"], cell["batch"], cell["writers"]) for cell in figures["cells"]] == [(3, 1, 2), (3, 100, 2)]
     for cell in figures["cells"]:
         for side in ("ours", "raw"):
