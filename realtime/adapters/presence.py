@@ -146,11 +146,13 @@ class Presence:
 
     async def withdraw(self) -> None:
         """This instance is stopping."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(_INSTANCES, self.instance_id)
-            pipe.delete(_TABS + self.instance_id)
-            await pipe.execute()
-        await self._beating.aclose()
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.zrem(_INSTANCES, self.instance_id)
+                pipe.delete(_TABS + self.instance_id)
+                await pipe.execute()
+        finally:
+            await self._beating.aclose()
 
     async def online(self, user_ids: Sequence[str]) -> set[str]:
         """Which of these users have a tab on any live instance."""

@@ -161,13 +161,13 @@ class Listener:
             read = self._reads
             await asyncio.wait((last, link.lost), timeout=ANSWER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
             if self._reads == read and not link.lost.done():
-                self._refuse(link, "it does not answer a subscription")
+                self._refuse("it does not answer a subscription")
                 await link.lost
         return not link.lost.done()
 
-    def _refuse(self, link: Link, trouble: str) -> None:
+    def _refuse(self, trouble: str) -> None:
         self._refusal = trouble
-        link.abort()
+        self.abort()
 
     def _subscribe_to_all(self, link: Link) -> asyncio.Future[None]:
         """Want on a new connection what is wanted. The answer is done when all of it is acknowledged."""
@@ -219,8 +219,8 @@ class Listener:
         stock = self._channels.stock
         self._reads += 1
         for reply in replies:
-            if isinstance(reply, hiredis.ReplyError) and self._link is not None:
-                self._refuse(self._link, f"it refused a subscription: {reply}")
+            if isinstance(reply, hiredis.ReplyError):
+                self._refuse(f"it refused a subscription: {reply}")
             if not isinstance(reply, list) or len(reply) < 3:
                 continue
             what, channel, payload = reply
