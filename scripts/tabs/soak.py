@@ -28,6 +28,8 @@ PAUSE_S = 0.3
 ASKED_AGAIN = 10
 AWAY_S = 1.0
 CENTS = 500
+SPENT = "call:start: insufficient_funds"
+"""The last call was hung up when its caller's tokens were just used up."""
 REFUSED = (RuntimeError, ConnectionError, aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -53,13 +55,12 @@ class Soak:
         while time.perf_counter() < last_until:
             try:
                 why = await self._call(caller, callee, last_until)
-            except REFUSED as error:
-                self.crowd.failures[str(error) or type(error).__name__] += 1
-                await asyncio.sleep(PAUSE_S)
-            else:
                 self.crowd.done[f"calls: {why}"] += 1
-                if why == "insufficient_funds":
-                    await self._grant(caller, purse)
+            except REFUSED as error:
+                why = str(error) or type(error).__name__
+                (self.crowd.done if why == SPENT else self.crowd.failures)[why] += 1
+            if why in {"insufficient_funds", SPENT}:
+                await self._grant(caller, purse)
             await asyncio.sleep(PAUSE_S)
 
     async def _call(self, caller: User, callee: User, until: float) -> str:
@@ -155,16 +156,20 @@ class Soak:
             there = [tab for tab in user.tabs if tab.state == OPEN]
             free = [tab for tab in there if not tab.kept]
             if free and len(there) > 1:  # who is called has a tab
-                task = asyncio.create_task(self._away(user, random.choice(free)))
+                self._leave(user, random.choice(free))
+                task = asyncio.create_task(self._come_back(user))
                 going.add(task)
                 task.add_done_callback(going.discard)
         await asyncio.gather(*going)
 
-    async def _away(self, user: User, tab: Tab) -> None:
-        """Half of them say goodbye, the others are cut off. Who was in a call asks for its token again."""
+    def _leave(self, user: User, tab: Tab) -> None:
+        """Half of them say goodbye, the others are cut off. In the turn it was found free in: soon somebody may ask."""
         user.tabs.remove(tab)
         self.crowd.opened -= 1
         tab.close() if random.random() < 0.5 else tab.give_up()
+
+    async def _come_back(self, user: User) -> None:
+        """Who was in a call asks for its token again."""
         await asyncio.sleep(random.uniform(0, 2 * AWAY_S))
         await self.crowd.connect(user)
         self.crowd.done["tabs that came back"] += 1

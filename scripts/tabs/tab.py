@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -84,13 +83,13 @@ class Tab(asyncio.Protocol):
         self._auth: bytes = masked(b"40" + orjson.dumps(auth))
         self._answered = False
         self._rest = b""
-        self._acks: dict[int, Callable[[Any], None]] | None = None
+        self._acks: dict[int, asyncio.Future[Any]] | None = None
         self._next_id = 0
 
     # -- out -----------------------------------------------------------------------------------------------------
 
     def ask(self, event: str, payload: Any) -> asyncio.Future[Any]:
-        """Send an event; the future gets the first argument of its acknowledgement."""
+        """Send an event; the future gets the first argument of its acknowledgement, or a ConnectionError."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.state != OPEN:
             answer.set_exception(ConnectionError("the tab is closed"))
@@ -98,21 +97,29 @@ class Tab(asyncio.Protocol):
         if self._acks is None:
             self._acks = {}
         self._next_id += 1
-        self._acks[self._next_id] = lambda said: None if answer.done() else answer.set_result(said)
+        self._acks[self._next_id] = answer
         self.transport.write(masked(b"42%d" % self._next_id + orjson.dumps([event, payload])))
         return answer
 
     def close(self) -> None:
         if self.state != CLOSED and self.transport is not None:
-            self.state = CLOSED
+            self._be_closed("the tab is closed")
             self.transport.write(masked(b"41"))
             self.transport.close()
 
     def give_up(self) -> None:
         """Nobody waits for it any more."""
-        self.state = CLOSED
+        self._be_closed("the tab is closed")
         if self.transport is not None:
             self.transport.abort()
+
+    def _be_closed(self, why: str) -> None:
+        """No answer comes now: whoever waits for one is told, rather than left to wait for its time to be over."""
+        self.state = CLOSED
+        unanswered, self._acks = self._acks or {}, None
+        for answer in unanswered.values():
+            if not answer.done():
+                answer.set_exception(ConnectionError(why))
 
     # -- in ------------------------------------------------------------------------------------------------------
 
@@ -162,8 +169,9 @@ class Tab(asyncio.Protocol):
             self.transport.write(_PONG)
         elif kind == _ACK:
             number, _, answer = payload[2:].partition(b"[")
-            if self._acks is not None and (tell := self._acks.pop(int(number), None)) is not None:
-                tell((orjson.loads(b"[" + answer) or [None])[0])
+            asked = self._acks.pop(int(number), None) if self._acks is not None else None
+            if asked is not None and not asked.done():
+                asked.set_result((orjson.loads(b"[" + answer) or [None])[0])
         elif kind == _CONNECTED:
             self.sid = orjson.loads(payload[2:])["sid"]
             self.state = OPEN
@@ -178,11 +186,11 @@ class Tab(asyncio.Protocol):
 
     def _lose(self, why: str) -> None:
         if self.state != CLOSED:
-            self.state = CLOSED
+            self._be_closed(why)
             self.transport.abort()
             self.listener.on_closed(self, why)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.state != CLOSED:
-            self.state = CLOSED
-            self.listener.on_closed(self, "the connection was lost")
+            self._be_closed(why := "the connection was lost")
+            self.listener.on_closed(self, why)
