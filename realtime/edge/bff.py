@@ -62,8 +62,8 @@ def session_routes(settings: Settings, authenticator: Authenticator, hang_up: Ha
             "config": config,
         }
 
-    async def end(cookie: str) -> None:
-        await asyncio.gather(*(hang_up(socket_id) for socket_id in await sessions.close(cookie)))
+    async def hang_up_all(socket_ids: set[str]) -> None:
+        await asyncio.gather(*map(hang_up, socket_ids))
 
     async def former_session(cookie: str) -> Session | None:
         try:
@@ -77,11 +77,12 @@ def session_routes(settings: Settings, authenticator: Authenticator, hang_up: Ha
         former_cookie = authenticator.cookie_of(request)
         former = await former_session(former_cookie) if former_cookie else None
         if former_cookie and former and former.identity.user_id != identity.user_id:
-            await end(former_cookie)
+            await hang_up_all(await sessions.close(former_cookie))
             former = None
         cookie, session = await sessions.open(identity, renewed=former)
         if former_cookie and former:
-            await sessions.retire(former_cookie)  # the last: where no new one could be made, the browser keeps this one
+            await sessions.retire(former_cookie, former)  # now: where no new one could be made, the browser keeps it
+        await hang_up_all(await sessions.make_room(identity.user_id))
         answer = Answer(shown(session), headers=NO_STORE).response()
         answer.set_cookie(
             authenticator.cookie,
@@ -107,7 +108,7 @@ def session_routes(settings: Settings, authenticator: Authenticator, hang_up: Ha
     async def sign_out(asked: Asked) -> web.Response:
         cookie = authenticator.cookie_of(asked.request)
         assert cookie, "the session was found by it"
-        await end(cookie)
+        await hang_up_all(await sessions.close(cookie))
         answer = Answer(status=204, headers=NO_STORE).response()
         forget(answer)
         return answer

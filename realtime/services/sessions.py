@@ -4,7 +4,8 @@ Only a hash of the cookie is stored: whoever reads Redis cannot put on somebody'
 never taken from the browser, and is a new one at each sign-in and renewal, so that one planted beforehand is worth
 nothing.
 
-A session knows the sockets opened with it, on any instance: ending it closes them.
+A session knows the sockets opened with it, on any instance: ending it closes them. A user has MOST_SESSIONS at most,
+since one token can be exchanged again and again: those opened first make room.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from realtime.domain.trust import Identity, Trust, UserRole
 RENEWAL_OVERLAP_S = 10
 """How long a renewed session's former cookie is still good: for requests that were on their way."""
 
+MOST_SESSIONS = 1_000
+"""Of a user, on all browsers together: as many as may have tabs open."""
+OPENED_KEPT_S = 30 * 24 * 3600
+"""How long after the last sign-in it is known, at the least, which sessions a user has."""
+
 MAX_COOKIE_CHARACTERS = 64
 
 
@@ -33,8 +39,18 @@ class Session:
     csrf_token: str
 
 
-def _key(cookie: str) -> str:
-    return f"{{callmeter}}:session:{hashlib.sha256(cookie.encode()).hexdigest()}"
+def _name(cookie: str) -> str:
+    """What a session is kept under."""
+    return hashlib.sha256(cookie.encode()).hexdigest()
+
+
+def _key(name: str) -> str:
+    return f"{{callmeter}}:session:{name}"
+
+
+def _opened_key(user_id: str) -> str:
+    """The names of a user's sessions, by when each was opened. One that ran out stays until it has to make room."""
+    return f"{{callmeter}}:sessions-of:{user_id}"
 
 
 def _sockets_key(session_id: str) -> str:
@@ -53,6 +69,7 @@ class Sessions:
         `renewed` is the same user's session it takes the place of: its sockets and CSRF token stay good.
         """
         cookie = secrets.token_urlsafe(32)
+        name = _name(cookie)
         if renewed is not None:
             assert renewed.identity.user_id == identity.user_id, "a session does not change hands"
             session = Session(renewed.id, identity, renewed.csrf_token)
@@ -70,28 +87,50 @@ class Sessions:
             "csrf": session.csrf_token,
         }
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(_key(cookie), json.dumps(kept), ex=lifetime_s)
+            pipe.set(_key(name), json.dumps(kept), ex=lifetime_s)
+            pipe.zadd(_opened_key(identity.user_id), {name: time.time()})
+            pipe.expire(_opened_key(identity.user_id), max(lifetime_s, OPENED_KEPT_S))
             pipe.expireat(_sockets_key(session.id), identity.expires_at_s)
             await pipe.execute()
         return cookie, session
 
     async def find(self, cookie: str) -> Session:
         """The session of a cookie; raises Unauthenticated if it has ended or never was."""
-        return _session(await self._redis.get(_key(cookie)) if _may_be_ours(cookie) else None)
+        return await self._find(_name(cookie)) if _may_be_ours(cookie) else _session(None)
 
-    async def retire(self, cookie: str) -> None:
+    async def _find(self, name: str) -> Session:
+        return _session(await self._redis.get(_key(name)))
+
+    async def retire(self, cookie: str, session: Session) -> None:
         """The cookie was renewed: it ends a moment from now."""
-        await self._redis.expire(_key(cookie), RENEWAL_OVERLAP_S)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.expire(_key(_name(cookie)), RENEWAL_OVERLAP_S)
+            pipe.zrem(_opened_key(session.identity.user_id), _name(cookie))
+            await pipe.execute()
 
     async def close(self, cookie: str) -> set[str]:
         """End the session; answers the ids of the sockets opened with it."""
-        session = await self.find(cookie)
+        return await self._end(_name(cookie), await self.find(cookie))
+
+    async def make_room(self, user_id: str) -> set[str]:
+        """End the sessions of a user that are too many; answers the ids of the sockets opened with them."""
+        sockets: set[str] = set()
+        for opened in await self._redis.zrange(_opened_key(user_id), 0, -MOST_SESSIONS - 1):
+            name = _text(opened)
+            try:
+                sockets |= await self._end(name, await self._find(name))
+            except Unauthenticated:
+                await self._redis.zrem(_opened_key(user_id), name)
+        return sockets
+
+    async def _end(self, name: str, session: Session) -> set[str]:
         async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(_key(cookie))
+            pipe.delete(_key(name))
+            pipe.zrem(_opened_key(session.identity.user_id), name)
             pipe.smembers(_sockets_key(session.id))
             pipe.delete(_sockets_key(session.id))
-            _, sockets, _ = await pipe.execute()
-        return {socket.decode() if isinstance(socket, bytes) else socket for socket in sockets}
+            _, _, sockets, _ = await pipe.execute()
+        return {_text(socket) for socket in sockets}
 
     async def attach(self, cookie: str, socket_id: str) -> Session:
         """A socket is being opened with the session.
@@ -103,13 +142,17 @@ class Sessions:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.sadd(_sockets_key(session.id), socket_id)
             pipe.expireat(_sockets_key(session.id), session.identity.expires_at_s)
-            pipe.get(_key(cookie))
+            pipe.get(_key(_name(cookie)))
             *_, kept = await pipe.execute()
         return _session(kept)
 
     async def detach(self, session_id: str, socket_id: str) -> None:
         """The socket has gone."""
         await self._redis.srem(_sockets_key(session_id), socket_id)
+
+
+def _text(member: bytes | str) -> str:
+    return member.decode() if isinstance(member, bytes) else member
 
 
 def _may_be_ours(cookie: str) -> bool:

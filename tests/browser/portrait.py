@@ -30,5 +30,5 @@ def fake_camera(path: Path) -> Path:
         luma = bytes(pixel[0] for row in pixels for pixel in row)
         chroma = [bytes(row[x][part] for row in pixels[::2] for x in range(0, WIDTH, 2)) for part in (1, 2)]
         frame = b"FRAME\n" + luma + chroma[0] + chroma[1]
-        path.write_bytes(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F10:1 Ip A1:1 C420jpeg\n".encode() + frame * 10)
+        path.write_bytes(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F1:1 Ip A1:1 C420jpeg\n".encode() + frame * 10)
     return path

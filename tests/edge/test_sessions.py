@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from realtime.domain.trust import Identity, Trust, UserRole
 from realtime.edge.authentication import Authenticator
 from realtime.edge.bff import session_routes
 from realtime.edge.routes import Asked
-from realtime.services.sessions import RENEWAL_OVERLAP_S, Sessions
+from realtime.services.sessions import MOST_SESSIONS, RENEWAL_OVERLAP_S, Sessions
 from tests.edge.browser import Browser
 from tests.servers import Launch, Server, eventually, token_of
 
@@ -331,19 +332,71 @@ ANN = Identity("ann", Trust.BASIC, UserRole.USER, expires_at_s=2**33)
 
 async def test_whoever_reads_redis_cannot_put_a_session_on(kept: redis.asyncio.Redis) -> None:
     cookie, session = await Sessions(kept).open(ANN)
-    [key] = await kept.keys()
+    [key] = await kept.keys("*:session:*")
     assert cookie.encode() not in key
     assert cookie.encode() not in await kept.get(key)
+    assert await kept.zrange("{callmeter}:sessions-of:ann", 0, -1) == [key.rpartition(b":")[2]]
     assert session.id not in cookie
 
 
 async def test_a_renewed_sessions_former_cookie_ends_soon(kept: redis.asyncio.Redis) -> None:
     sessions = Sessions(kept)
     former, session = await sessions.open(ANN)
-    await sessions.retire(former)
+    await sessions.retire(former, session)
     await sessions.open(ANN, renewed=session)
-    lifetimes = sorted([await kept.ttl(key) for key in await kept.keys()])
+    lifetimes = sorted([await kept.ttl(key) for key in await kept.keys("*:session:*")])
     assert lifetimes[0] <= RENEWAL_OVERLAP_S < lifetimes[1]
+
+
+async def test_a_users_session_beyond_the_most_ends_the_oldest_with_its_sockets(
+    server: Server, redis_server_url: str, http: aiohttp.ClientSession, sockets: list[socketio.AsyncClient]
+) -> None:
+    first, second, third, last = (Browser(http, server) for _ in range(4))
+    for browser in (first, second):
+        await browser.sign_in("crowded")
+        sockets.append(await browser.open_socket())
+    async with redis.asyncio.from_url(f"{redis_server_url}?db=1") as servers:
+        for _ in range(MOST_SESSIONS - 3):
+            await Sessions(servers).open(replace(ANN, user_id="crowded"))
+    await third.sign_in("crowded")
+    await last.sign_in("another")
+    assert (await first.who())["authenticated"] is True, "it is the last there is room for"
+    await last.sign_in("crowded")
+    assert (await first.who())["authenticated"] is False
+    await eventually(lambda: not sockets[0].connected)
+    for browser in (second, third, last):
+        assert (await browser.who())["authenticated"] is True
+    assert sockets[1].connected
+
+
+async def test_a_session_renewed_ever_so_often_takes_the_room_of_one(
+    kept: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.services.sessions.MOST_SESSIONS", 20)
+    sessions = Sessions(kept)
+    elsewhere, _ = await sessions.open(ANN)
+    cookie, session = await sessions.open(ANN)
+    for _ in range(21):
+        renewed, _ = await sessions.open(ANN, renewed=session)
+        await sessions.retire(cookie, session)
+        cookie = renewed
+        assert await sessions.make_room("ann") == set()
+    assert (await sessions.find(elsewhere)).identity == ANN
+
+
+async def test_sessions_that_ran_out_make_room_first(
+    kept: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.services.sessions.MOST_SESSIONS", 20)
+    sessions = Sessions(kept)
+    for _ in range(20):
+        cookie, _ = await sessions.open(ANN)
+        await kept.delete(f"{{callmeter}}:session:{hashlib.sha256(cookie.encode()).hexdigest()}")  # as its time does
+    cookies = [(await sessions.open(ANN))[0] for _ in range(20)]
+    assert await sessions.make_room("ann") == set()
+    for cookie in cookies:
+        await sessions.find(cookie)
+    assert await kept.zcard("{callmeter}:sessions-of:ann") == 20
 
 
 async def test_a_session_that_cannot_be_renewed_keeps_its_cookie(kept: redis.asyncio.Redis) -> None:
@@ -353,7 +406,7 @@ async def test_a_session_that_cannot_be_renewed_keeps_its_cookie(kept: redis.asy
     sign_in = session_routes(config.load(), authenticator, cast(Any, None))[0]
     with pytest.raises(Unauthenticated):  # the new token has run out since it was checked
         await sign_in.handle(Asked(request, replace(ANN, expires_at_s=1), None))
-    [key] = await kept.keys()
+    [key] = await kept.keys("*:session:*")
     assert await kept.ttl(key) > RENEWAL_OVERLAP_S
 
 
