@@ -179,6 +179,14 @@ WHERE (l.journal_ids IS NOT NULL OR l.action = 'post')
   AND NOT EXISTS (SELECT FROM detached_partitions d WHERE d.from_id <= l.journal_ids[cardinality(l.journal_ids)] AND d.to_id > l.journal_ids[1])
 ORDER BY l.stream, l.seq LIMIT 20;
 
+-- name: audit_rows_name_their_journals
+-- audit rows that name other journals than they were written with (those of a time before migration 0009 do not say)
+SELECT 'audit row ' || l.stream || '/' || l.seq AS what, 'does not name the journals it was written with' AS problem
+FROM financial_audit_log l
+WHERE l.action = 'post' AND l.details -> 'journals' IS NOT NULL
+  AND l.details ->> 'journals' IS DISTINCT FROM encode(sha256(convert_to(l.journal_ids::text, 'UTF8')), 'hex')
+ORDER BY l.stream, l.seq LIMIT 20;
+
 -- name: detached_months_are_recorded
 -- months said to be detached of which no audit row tells, and such rows whose months are not said to be
 SELECT 'table ' || coalesce(d.table_name, l.table_name) AS what,

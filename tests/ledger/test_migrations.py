@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import asyncpg
 import psycopg
 import pytest
 
@@ -12,6 +13,7 @@ from ledger.__main__ import main
 from ledger.database_url import DatabaseUrl
 from ledger.verify import verify
 from tests.ledger import busy
+from tests.metering import grant
 from tests.servers import free_port
 
 LEFT_BEHIND = """
@@ -80,3 +82,16 @@ async def test_down_removes_a_ledger_in_use_with_its_money_its_months_and_its_jo
     assert migrations.up(url).pending == ()
     await busy.fill(url)
     assert verify(url).findings == ()
+
+
+async def test_audit_rows_written_before_and_after_they_named_their_journals_are_one_proved_chain(
+    empty_database_url: str,
+) -> None:
+    migrations.up(empty_database_url, "0008")
+    await busy.fill(empty_database_url)
+    for revision in ("0009", "0008", "head"):
+        (migrations.down if revision == "0008" else migrations.up)(empty_database_url, revision)
+        conn = await asyncpg.connect(**DatabaseUrl.parse(empty_database_url).for_asyncpg())
+        await grant(conn, "ann", 5, key=revision)
+        await conn.close()
+        assert verify(empty_database_url).findings == ()

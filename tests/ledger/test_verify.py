@@ -42,6 +42,15 @@ def named(conn: psycopg.Connection, tampering: str, who: str, witnessed: Any = (
     return row[0], [finding.what for finding in prove(conn, witnessed=witnessed).findings]
 
 
+EXCHANGED = (
+    "CREATE TEMP TABLE two ON COMMIT DROP AS SELECT seq, journal_ids FROM financial_audit_log"
+    " WHERE stream = 1 AND action = 'post' ORDER BY seq LIMIT 2;"
+    "UPDATE financial_audit_log l SET journal_ids = o.journal_ids FROM two o"
+    " WHERE l.stream = 1 AND l.seq IN (SELECT seq FROM two) AND l.seq <> o.seq"
+)
+"""The oldest two audit rows of postings are each said to be of the other's journals."""
+
+
 def test_a_ledger_nobody_tampered_with_is_proved(busy_ledger: psycopg.Connection) -> None:
     verdict = prove(busy_ledger)
     assert verdict.findings == ()
@@ -164,8 +173,20 @@ def test_what_remains_when_months_are_detached_is_still_proved(busy_ledger: psyc
             "DELETE FROM journal_keys WHERE idempotency_key = 'call:1:1'",
             "SELECT 'journal ' || journal_id FROM journal_keys WHERE idempotency_key = 'call:1:1'",
         ),
+        (
+            EXCHANGED,
+            "SELECT 'audit row 1/' || min(seq) FROM financial_audit_log WHERE stream = 1 AND action = 'post'",
+        ),
     ],
-    ids=["balance", "running balance", "balance of the gone", "version of the gone", "last journal of the gone", "key"],
+    ids=[
+        "balance",
+        "running balance",
+        "balance of the gone",
+        "version of the gone",
+        "last journal of the gone",
+        "key",
+        "journals that two audit rows record",
+    ],
 )
 def test_a_tampering_with_what_remains_of_detached_months_is_named(
     busy_ledger: psycopg.Connection, tampering: str, who: str
