@@ -31,7 +31,7 @@ class Limits:
     proxies: Networks = ()
     """Peers with any number of connections: all tabs behind a proxy have its address."""
     handshake_timeout_s: float = 10.0
-    """A connection that has not sent its request, or joined a namespace, is dropped after this."""
+    """A connection that has not sent its first request whole, or joined a namespace, is dropped after this."""
     expiry_grace_s: float = 10.0
     """Between telling a socket that its authentication has run out and dropping it."""
 

@@ -69,7 +69,9 @@ class Opening(asyncio.BufferedProtocol):
         if self._decided or self.transport is None or self.transport.is_closing():
             return
         head = self._head + data
-        if END_OF_HEAD not in head and len(head) < LONGEST_HEAD_BYTES and self._may_be_ours(head):
+        # Whoever sends half a head has as long as who sends nothing: aiohttp would wait for the rest for ever. What is
+        # no request at all, say TLS, it refuses at once.
+        if END_OF_HEAD not in head and len(head) < LONGEST_HEAD_BYTES and head[:1].isupper():
             self._head = head
             return
         self._decided = True
@@ -98,10 +100,6 @@ class Opening(asyncio.BufferedProtocol):
         else:
             self.transport.resume_reading()
             self._keep(head)
-
-    @staticmethod
-    def _may_be_ours(head: bytes) -> bool:
-        return any(head.startswith(start) or start.startswith(head) for start in _STARTS)
 
     @staticmethod
     def _is_for_sockets(head: bytes) -> bool:
@@ -156,7 +154,7 @@ class Opening(asyncio.BufferedProtocol):
             self.address = None
 
     def on_time(self, now: float) -> float | None:
-        """Nothing was asked in all this time."""
+        """No whole request came in all this time."""
         self.engine.counters.drops["handshake_timeout"] += 1
         if self.transport is not None:
             self.transport.abort()

@@ -147,7 +147,15 @@ async def test_a_user_has_so_many_tabs_and_gets_them_back(serve_fanout: ServeFan
 # How long
 
 
-@pytest.mark.parametrize("first_words", [b"", b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize(
+    "first_words",
+    [
+        b"",
+        b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n",
+        b"POST /api/v1/calls",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX-More: ",
+    ],
+)
 async def test_a_connection_that_asks_nothing_is_dropped(serve_fanout: ServeFanout, first_words: bytes) -> None:
     server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=1.0))
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
