@@ -63,7 +63,7 @@ STOP_WITHIN_S = 10.0
 CANCELLED_WITHIN_S = 2.0
 CLOSE_WITHIN_S = 2.0
 LAST_SPANS_S = 3.0
-SCHEMA_REVISION = "0008"
+SCHEMA_REVISION = "0009"
 """The oldest this version works on: what it needs that came last is in it."""
 
 
