@@ -81,8 +81,10 @@ def session_routes(settings: Settings, authenticator: Authenticator, hang_up: Ha
             former = None
         cookie, session = await sessions.open(identity, renewed=former)
         if former_cookie and former:
-            await sessions.retire(former_cookie, former)  # now: where no new one could be made, the browser keeps it
-        await hang_up_all(await sessions.make_room(identity.user_id))
+            # The last: where no new one could be made, the browser keeps this one.
+            await sessions.retire(former_cookie, former)
+        else:
+            await hang_up_all(await sessions.make_room(identity.user_id))
         answer = Answer(shown(session), headers=NO_STORE).response()
         answer.set_cookie(
             authenticator.cookie,

@@ -364,6 +364,7 @@ async def test_a_users_session_beyond_the_most_ends_the_oldest_with_its_sockets(
     await last.sign_in("crowded")
     assert (await first.who())["authenticated"] is False
     await eventually(lambda: not sockets[0].connected)
+    await second.sign_in("crowded")  # again, by its cookie: it takes no more room
     for browser in (second, third, last):
         assert (await browser.who())["authenticated"] is True
     assert sockets[1].connected
