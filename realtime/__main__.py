@@ -11,11 +11,10 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 gc.disable()  # for as long as modules are imported: nearly all they make stays, and looking through it takes long
 
 import argparse
-import asyncio
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ import structlog
 from ledger.database_url import BadDatabaseUrl
 from ledger.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from ledger.end_signals import Ended, end_on_signals, held_signals, ignore_signals
-from realtime import config, embedded
+from realtime import config, embedded, event_loop
 from realtime.adapters import logs
 from realtime.composition import StartFailed
 from realtime.config import Settings
+from realtime.event_loop import Program
 from realtime.main import DOCUMENTS, document, run_web
 from realtime.processes import Place, run_workers
 from realtime.worker import run_worker
@@ -36,8 +36,6 @@ gc.freeze()  # what is imported by now is never looked through again, neither wh
 gc.enable()
 
 log = structlog.get_logger()
-
-Program = Callable[[], Coroutine[Any, Any, None]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         end_on_signals()
         with complete(settings, migrate=chosen.migrate) as completed:
             try:
-                _run(_program(chosen.role, completed, settings, place))
+                program = _program(chosen.role, completed, settings, place)
+                with held_signals():  # until it has handlers of its own: no loop half made, no coroutine never awaited
+                    event_loop.run(program)
             finally:
                 ignore_signals()
     except (
@@ -152,16 +152,6 @@ def _stripe_stand_in(settings: Settings, stack: contextlib.ExitStack) -> dict[st
         "stripe_api_base": stand_in.url,
         "stripe_webhook_secret": (*settings.stripe_webhook_secret, stand_in.webhook_secret),
     }
-
-
-def _run(program: Program) -> None:
-    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415  (not to be had everywhere)
-
-        run = uvloop.run
-    with held_signals():  # until the program has handlers of its own: no loop half made, no coroutine never awaited
-        run(program())
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_ctrl_c_while_the_program_is_still_being_loaded_says_nothing(home: Path,
 def test_a_signal_before_the_server_has_its_loop_stops_it_in_order(home: Path) -> None:
     (home / "uvloop.py").write_text(
         "import asyncio, os, signal\n\n"
-        "def run(program):\n    os.kill(os.getpid(), signal.SIGTERM)\n    asyncio.run(program)\n"
+        "def new_event_loop():\n    os.kill(os.getpid(), signal.SIGTERM)\n    return asyncio.new_event_loop()\n"
     )
     server = _started(home, "realtime", "--migrate", path=f"{home}{os.pathsep}{ROOT}")
     said, _ = server.communicate(timeout=60)
