@@ -79,12 +79,12 @@ def session_routes(settings: Settings, authenticator: Authenticator, hang_up: Ha
         if former_cookie and former and former.identity.user_id != identity.user_id:
             await hang_up_all(await sessions.close(former_cookie))
             former = None
-        cookie, session = await sessions.open(identity, renewed=former)
-        if former_cookie and former:
-            # The last: where no new one could be made, the browser keeps this one.
-            await sessions.retire(former_cookie, former)
-        else:
-            await hang_up_all(await sessions.make_room(identity.user_id))
+        renewed = (former_cookie, former) if former_cookie and former else None
+        cookie, session = await sessions.open(identity, renewed)
+        # A renewal too: whoever renews one session again and again makes one each time.
+        await hang_up_all(await sessions.make_room(identity.user_id))
+        if renewed:
+            await sessions.retire(renewed[0])  # the last: where no new one could be made, the browser keeps this one
         answer = Answer(shown(session), headers=NO_STORE).response()
         answer.set_cookie(
             authenticator.cookie,

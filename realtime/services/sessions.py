@@ -63,16 +63,17 @@ class Sessions:
     def __init__(self, redis: Any) -> None:
         self._redis = redis
 
-    async def open(self, identity: Identity, renewed: Session | None = None) -> tuple[str, Session]:
+    async def open(self, identity: Identity, renewed: tuple[str, Session] | None = None) -> tuple[str, Session]:
         """A session that ends with the token it was made from; answers the cookie's value with it.
 
-        `renewed` is the same user's session it takes the place of: its sockets and CSRF token stay good.
+        `renewed` is the same user's cookie and session it takes the place of: its sockets and CSRF token stay good.
         """
         cookie = secrets.token_urlsafe(32)
         name = _name(cookie)
         if renewed is not None:
-            assert renewed.identity.user_id == identity.user_id, "a session does not change hands"
-            session = Session(renewed.id, identity, renewed.csrf_token)
+            _, former = renewed
+            assert former.identity.user_id == identity.user_id, "a session does not change hands"
+            session = Session(former.id, identity, former.csrf_token)
         else:
             session = Session(secrets.token_urlsafe(12), identity, secrets.token_urlsafe(24))
         lifetime_s = identity.expires_at_s - int(time.time())
@@ -88,6 +89,8 @@ class Sessions:
         }
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(_key(name), json.dumps(kept), ex=lifetime_s)
+            if renewed is not None:
+                pipe.zrem(_opened_key(identity.user_id), _name(renewed[0]))
             pipe.zadd(_opened_key(identity.user_id), {name: time.time()})
             pipe.expire(_opened_key(identity.user_id), max(lifetime_s, OPENED_KEPT_S))
             pipe.expireat(_sockets_key(session.id), identity.expires_at_s)
@@ -101,12 +104,9 @@ class Sessions:
     async def _find(self, name: str) -> Session:
         return _session(await self._redis.get(_key(name)))
 
-    async def retire(self, cookie: str, session: Session) -> None:
+    async def retire(self, cookie: str) -> None:
         """The cookie was renewed: it ends a moment from now."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.expire(_key(_name(cookie)), RENEWAL_OVERLAP_S)
-            pipe.zrem(_opened_key(session.identity.user_id), _name(cookie))
-            await pipe.execute()
+        await self._redis.expire(_key(_name(cookie)), RENEWAL_OVERLAP_S)
 
     async def close(self, cookie: str) -> set[str]:
         """End the session; answers the ids of the sockets opened with it."""

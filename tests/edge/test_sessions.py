@@ -342,8 +342,8 @@ async def test_whoever_reads_redis_cannot_put_a_session_on(kept: redis.asyncio.R
 async def test_a_renewed_sessions_former_cookie_ends_soon(kept: redis.asyncio.Redis) -> None:
     sessions = Sessions(kept)
     former, session = await sessions.open(ANN)
-    await sessions.retire(former, session)
-    await sessions.open(ANN, renewed=session)
+    await sessions.retire(former)
+    await sessions.open(ANN, renewed=(former, session))
     lifetimes = sorted([await kept.ttl(key) for key in await kept.keys("*:session:*")])
     assert lifetimes[0] <= RENEWAL_OVERLAP_S < lifetimes[1]
 
@@ -378,11 +378,30 @@ async def test_a_session_renewed_ever_so_often_takes_the_room_of_one(
     elsewhere, _ = await sessions.open(ANN)
     cookie, session = await sessions.open(ANN)
     for _ in range(21):
-        renewed, _ = await sessions.open(ANN, renewed=session)
-        await sessions.retire(cookie, session)
-        cookie = renewed
+        renewed, _ = await sessions.open(ANN, renewed=(cookie, session))
         assert await sessions.make_room("ann") == set()
+        await sessions.retire(cookie)
+        cookie = renewed
     assert (await sessions.find(elsewhere)).identity == ANN
+
+
+async def test_a_cookie_renewed_again_and_again_makes_no_more_sessions_than_one_may_have(
+    kept: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.services.sessions.MOST_SESSIONS", 20)
+    hung_up: list[str] = []
+
+    async def hang_up(socket_id: str) -> None:
+        hung_up.append(socket_id)
+
+    authenticator = Authenticator(cast(Any, None), Sessions(kept), secure_cookies=False)
+    cookie, _ = await authenticator.sessions.open(ANN)
+    request = make_mocked_request("POST", "/bff/session", {"Cookie": f"{authenticator.cookie}={cookie}"})
+    sign_in = session_routes(config.load(), authenticator, hang_up)[0]
+    for _ in range(50):
+        await sign_in.handle(Asked(request, ANN, None))
+    assert len(await kept.keys("*:session:*")) == 20 + 1, "and the one that was renewed, for a moment"
+    assert hung_up == []
 
 
 async def test_sessions_that_ran_out_make_room_first(

@@ -167,6 +167,14 @@ async def test_a_connection_that_asks_nothing_is_dropped(serve_fanout: ServeFano
     await soon(lambda: server.sio.stats().connections == 0)
 
 
+async def test_what_is_no_request_is_refused_at_once(serve_fanout: ServeFanout) -> None:
+    server = await serve_fanout(everybody, limits=Limits(handshake_timeout_s=2 * PATIENCE_S))
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
+    writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")  # as TLS begins
+    assert (await asyncio.wait_for(reader.readline(), PATIENCE_S)).startswith(b"HTTP/1.0 400 ")
+    writer.close()
+
+
 async def test_a_session_that_joins_no_namespace_is_dropped_by_either_transport(
     serve_fanout: ServeFanout, raw: Raw
 ) -> None:

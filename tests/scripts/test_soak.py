@@ -76,6 +76,7 @@ class Unconnected(Crowd):
 
 async def test_no_tab_is_closed_while_its_user_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.tabs.soak.AWAY_S", 0.0)
+    monkeypatch.setattr(AnswersAtOnce, "waiting_at_the_end", [])
     async with aiohttp.ClientSession() as http:
         crowd, user = Unconnected(http), User("ada")
         await crowd.connect(user)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 
@@ -66,6 +67,7 @@ def test_a_task_that_goes_on_when_it_is_cancelled_does_not_keep_the_program_from
 
     assert run(program) is ends
     assert cancelled == ["cancelled"]
+    gc.collect()
     assert caplog.records == [], "nobody is told of what was left"
 
 
